@@ -1,0 +1,40 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo test slow lint format clean
+
+help:            ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## make the virtual environment, pinned by constraints.txt
+
+# torch first and alone: the pin picks the CPU build where one is offered, and nothing later replaces it
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install    ## the whole loop in minutes: pretrain, SFT, reward model, PPO, DPO; writes lit-rlhf-demo/
+	$(BIN)/lit-rlhf demo --preset quick
+
+test: install    ## the tests
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+slow: install    ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: install    ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:           ## remove what make made
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
