@@ -1,0 +1,1 @@
+"""Objectives: one published objective, one pure function of tensors. Torch only."""

@@ -1,0 +1,1 @@
+"""Tensor building blocks: masking, log-probabilities, KL estimators, advantages. Torch only."""

@@ -1,0 +1,108 @@
+"""The numbers that are logged, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from lit_rlhf.metrics import (
+    LOGGED_NAMES,
+    PairAccuracy,
+    approximate_kl,
+    clip_fraction,
+    explained_variance,
+    value_clip_fraction,
+)
+
+GRID = torch.tensor([[True, True], [True, False]])
+
+
+def test_pair_accuracy_counts_ties_reversals_and_equal_scores() -> None:
+    accuracy = PairAccuracy()
+    better, worse = torch.tensor([2.0, 1.0, 5.0, 5.0, 0.0, 3.0]), torch.tensor([1.0, 1.0, 5.0, 0.0, 4.0, 1.0])
+    # right; equal scores: wrong; no pair, twice; right; wrong
+    target = torch.tensor([1.0, 0.8, 0.5, 0.5, 0.3, 0.0])
+    accuracy.update(better, worse, target)
+    assert accuracy.compute().item() == 0.5
+
+
+def test_pair_accuracy_is_over_pairs_and_not_over_batches() -> None:
+    accuracy = PairAccuracy()
+    one = torch.ones(1)
+    accuracy.update(one, 0 * one, one)
+    accuracy.update(torch.zeros(3), torch.ones(3), torch.ones(3))
+    assert accuracy.compute().item() == 0.25
+
+
+def test_pair_accuracy_adds_up_the_counts_of_all_ranks() -> None:
+    accuracy = PairAccuracy()
+    accuracy.update(torch.ones(4), torch.tensor([0.0, 0.0, 2.0, 0.0]), torch.tensor([1.0, 1.0, 1.0, 0.5]))
+    for name, of_two_ranks in (("correct", [2, 1]), ("total", [3, 5])):
+        reduce = accuracy._reductions[name]
+        assert callable(reduce)
+        assert reduce(torch.tensor(of_two_ranks)) == sum(of_two_ranks)
+        assert getattr(accuracy, name).item() == of_two_ranks[0]
+
+
+def test_pair_accuracy_of_ties_alone_is_nobodys_zero() -> None:
+    accuracy = PairAccuracy()
+    accuracy.update(torch.zeros(2), torch.ones(2), torch.full((2,), 0.5))
+    assert math.isnan(accuracy.compute().item())
+
+
+def test_pair_accuracy_refuses_another_shape() -> None:
+    with pytest.raises(ValueError, match=r"target \[1\]"):
+        PairAccuracy().update(torch.zeros(2), torch.zeros(2), torch.ones(1))
+
+
+def test_approximate_kl() -> None:
+    logprobs = torch.tensor([[2.0, 0.25], [1.0, 99.0]]).log()
+    expected = ((2 - 1 - math.log(2)) + (0.25 - 1 + math.log(4)) + 0) / 3
+    assert approximate_kl(logprobs, torch.zeros(2, 2), GRID).item() == pytest.approx(expected)
+
+
+def test_clip_fraction_counts_only_where_clipping_binds() -> None:
+    ratio = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.1, 1.5]])
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, 1.0]])
+    mask = torch.tensor([[True] * 5 + [False]])  # binds, no, no, binds, no
+    assert clip_fraction(ratio.log(), torch.zeros(1, 6), advantages, mask, 0.2).item() == pytest.approx(0.4)
+
+
+def test_value_clip_fraction_counts_only_where_clipping_binds() -> None:
+    values, returns = torch.tensor([[0.1, 1.0, 1.0, 1.0]]), torch.tensor([[1.0, 1.0, -1.0, 1.0]])
+    mask = torch.tensor([[True, True, True, False]])  # inside, binds, further off by itself
+    fraction = value_clip_fraction(values, torch.zeros(1, 4), returns, mask, 0.2)
+    assert fraction.item() == pytest.approx(1 / 3)
+    assert value_clip_fraction(values, torch.zeros(1, 4), returns, mask, None).item() == 0
+
+
+def test_rounding_inside_the_range_is_no_clipping() -> None:
+    generator = torch.Generator().manual_seed(0)
+    old_values, values = 0.1 * torch.rand(2, 1, 1000, generator=generator)
+    assert (old_values + (values - old_values) != values).any()
+    everywhere = torch.ones(1, 1000, dtype=torch.bool)
+    assert value_clip_fraction(values, old_values, values + 1, everywhere, 0.2).item() == 0
+
+
+def test_explained_variance() -> None:
+    returns = torch.tensor([[1.0, 3.0], [5.0, 99.0]])
+
+    def of(values: torch.Tensor) -> float:
+        return explained_variance(values, returns, GRID).item()
+
+    assert of(returns) == 1
+    assert of(returns + 7) == pytest.approx(1)  # a constant error is no variance
+    assert of(torch.zeros(2, 2)) == pytest.approx(0)
+    assert of(-returns) == pytest.approx(-3)  # errors twice as large as the returns
+    assert of(returns / 2) == pytest.approx(0.75)
+
+
+def test_explained_variance_of_equal_returns_is_zero() -> None:
+    assert explained_variance(torch.zeros(2, 2), torch.ones(2, 2), GRID).item() == 0
+
+
+def test_validation_names_are_those_of_training_behind_a_prefix() -> None:
+    for name in LOGGED_NAMES:
+        if name.startswith("val/"):
+            bare = name.removeprefix("val/")
+            assert bare in LOGGED_NAMES or f"train/{bare}" in LOGGED_NAMES, name
