@@ -1,0 +1,1 @@
+"""Networks: loading, the policy, the scorer (trunk and scalar head), frozen references, export."""

@@ -1,0 +1,44 @@
+"""Policy and critic in one module: one trainable network, one forward, one optimizer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.scorer import ScorerNetwork
+from lit_rlhf.records import ResponseTrees
+
+
+class ActorCriticOutput(NamedTuple):
+    """Grids ``[N, R]``, zero where the response mask is False."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+class ActorCritic(nn.Module):
+    """The network that PPO trains.
+
+    Args:
+        policy: what is being aligned.
+        critic: its own trunk and head; the value before each response token.
+    """
+
+    def __init__(self, policy: PolicyNetwork, critic: ScorerNetwork) -> None:
+        super().__init__()
+        self.policy = policy
+        self.critic = critic
+
+    def forward(self, trees: ResponseTrees, temperature: float = 1.0) -> ActorCriticOutput:
+        """Log-probabilities, entropies and values at every counted response token."""
+        logprobs, entropy = self.policy(trees, temperature)
+        return ActorCriticOutput(logprobs, entropy, self.critic.values(trees))
+
+    def next_token_logits(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any
+    ) -> tuple[Tensor, Any]:
+        """See :meth:`PolicyNetwork.next_token_logits`."""
+        return self.policy.next_token_logits(input_ids, attention_mask, position_ids, cache)

@@ -1,0 +1,128 @@
+"""Open a model folder in Hugging Face layout (or a hub name) as the network a phase needs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def looks_local(name: str) -> bool:
+    """Whether `name` means a folder here; such a name never touches the network."""
+    return (
+        name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or Path(name).exists()
+    )
+
+
+def resolve_model_name(name: str) -> str:
+    """The folder's path, checked, or the hub name as it is.
+
+    Raises:
+        FileNotFoundError: a local name without a ``config.json``, with near names beside it.
+    """
+    if not looks_local(name):
+        return name
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return str(folder)
+    if folder.is_dir():
+        raise FileNotFoundError(
+            f"model {name!r}: expected a Hugging Face folder with config.json in it, found "
+            f"{sorted(p.name for p in folder.iterdir())[:8]}. An export of an earlier phase is in <run>/export."
+        )
+    parent = folder.parent
+    beside = [p.name for p in parent.iterdir()] if parent.is_dir() else []
+    near = difflib.get_close_matches(folder.name, beside, n=3)
+    hint = f"; near names there: {', '.join(near)}" if near else ""
+    raise FileNotFoundError(f"model {name!r}: no such folder{hint}.")
+
+
+def load_causal_lm(model: str | nn.Module) -> PreTrainedModel:
+    """A causal language model in fp32 and train mode, from a folder, a hub name, or one already built.
+
+    Raises:
+        FileNotFoundError: see :func:`resolve_model_name`.
+        ValueError: the folder holds a reward model, which has no language-model head.
+    """
+    if isinstance(model, nn.Module):
+        return check_output_head(model)
+    name = resolve_model_name(model)
+    if is_scorer_folder(name):
+        raise ValueError(
+            f"model {model!r} is a reward model (its config.json names a SequenceClassification architecture): "
+            "it has no language-model head. Give the folder of a policy, such as the export of an SFT run."
+        )
+    # fp32 master weights whatever the folder's dtype; from_pretrained returns eval mode, and Lightning keeps it.
+    loaded = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    return check_output_head(loaded.train())
+
+
+def is_scorer_folder(name: str) -> bool:
+    """Whether the model is stored as a sequence classifier, as our reward exports are."""
+    config_file = Path(name) / "config.json"
+    if config_file.is_file():
+        architectures = json.loads(config_file.read_text()).get("architectures")
+    else:
+        architectures = AutoConfig.from_pretrained(name).architectures
+    return any(a.endswith("ForSequenceClassification") for a in architectures or [])
+
+
+def load_sequence_classifier(name: str) -> PreTrainedModel:
+    """A stored scorer in fp32 and train mode.
+
+    Raises:
+        ValueError: it gives more than one score.
+    """
+    loaded = AutoModelForSequenceClassification.from_pretrained(resolve_model_name(name), dtype=torch.float32)
+    if loaded.config.num_labels != 1:
+        raise ValueError(
+            f"model {name!r} is a classifier with {loaded.config.num_labels} labels; a reward model has one. "
+            "Start from a causal language model instead, which gets a new head."
+        )
+    return loaded.train()
+
+
+def check_output_head(causal_lm: nn.Module) -> PreTrainedModel:
+    """Refuse, by name, models that rescale logits in a way :func:`output_logits` does not repeat."""
+    config = causal_lm.config
+    for field in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
+        value = getattr(config, field, None)
+        if value not in (None, 1, 1.0):
+            raise ValueError(
+                f"{type(causal_lm).__name__} rescales its logits (config.{field} = {value}), "
+                "which is not supported: log-probabilities would be wrong."
+            )
+    return causal_lm
+
+
+def output_logits(causal_lm: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits ``[..., V]`` of final hidden states ``[..., D]``, soft-capped where the model caps them."""
+    logits = causal_lm.get_output_embeddings()(hidden)
+    cap = getattr(causal_lm.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def disable_dropout(network: Network) -> Network:
+    """Set every dropout rate of `network` to 0, so that train and eval mode give the same numbers.
+
+    Log-probability ratios and score differences would else be noise at the start (Huang et al. 2024, the
+    N+ implementation details, detail 7).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010  # a plain attribute of attention layers
+    return network

@@ -1,0 +1,1 @@
+"""(prompt, response) to score: the protocol, a trained model, Python functions."""

@@ -1,0 +1,1 @@
+"""Prompts to responses to experience. No gradients, no Lightning."""

@@ -1,0 +1,120 @@
+"""Prompts to experience: sample, score, and look at the responses with the networks that price them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lit_rlhf.data.tokenization import TextEncoder
+from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.modes import evaluating
+from lit_rlhf.records import Experience, Row
+from lit_rlhf.rewards.protocol import Completions
+from lit_rlhf.rollout.experience import one_response_trees
+from lit_rlhf.rollout.sampling import SampledResponses, SamplingSettings, sample_responses
+
+
+@dataclass
+class RolloutRequest:
+    """The responses that one rank is to draw: one entry for each."""
+
+    rows: list[Row]
+    prompt_ids: list[list[int]]
+    keys: Tensor
+    """Long ``[N]``, see :func:`lit_rlhf.ops.noise.counter_key`."""
+
+
+def describe_completions(
+    request: RolloutRequest, sampled: SampledResponses, encoder: TextEncoder
+) -> Completions:
+    """The sampled responses as rewards read them."""
+    names = sorted({name for row in request.rows for name in row.columns})
+    return Completions(
+        prompts=[row.prompt for row in request.rows],
+        texts=[encoder.decode(ids) for ids in sampled.response_ids],
+        prompt_ids=request.prompt_ids,
+        response_ids=sampled.response_ids,
+        finished=[not cut for cut in sampled.truncated.tolist()],
+        prompt_names=[row.id or row.place or f"number {i}" for i, row in enumerate(request.rows)],
+        columns={name: [row.columns.get(name) for row in request.rows] for name in names},
+    )
+
+
+def collect_rollout(
+    network: ActorCritic,
+    reference: Callable[..., Any],
+    score: Callable[[Completions], Tensor],
+    request: RolloutRequest,
+    settings: SamplingSettings,
+    encoder: TextEncoder,
+    batch_size: int,
+    device: torch.device | str,
+) -> Experience:
+    """This rank's responses with everything but rewards and advantages, which need all ranks.
+
+    Args:
+        network: policy and critic, an :class:`ActorCritic`.
+        reference: the frozen policy that the KL price is measured against.
+        score: completions to scores ``[N]``.
+        request: what to draw.
+        settings: how to draw; log-probabilities are taken at the same temperature.
+        encoder: decodes responses for the reward.
+        batch_size: responses in one forward of the networks.
+        device: where the networks are.
+    """
+    sampled = sample_responses(
+        network, request.prompt_ids, settings, request.keys, encoder.eos_token_id, device
+    )
+    scores = score(describe_completions(request, sampled, encoder))
+    grids = _look(network, reference, request, sampled, settings.temperature, batch_size, device)
+    mask = torch.arange(sampled.logprobs.shape[1])[None, :] < torch.tensor(
+        [[len(ids)] for ids in sampled.response_ids]
+    )
+    zeros = torch.zeros_like(grids[0])
+    return Experience(
+        prompt_ids=request.prompt_ids,
+        response_ids=sampled.response_ids,
+        response_mask=mask,
+        old_logprobs=grids[0],
+        reference_logprobs=grids[1],
+        values=grids[2],
+        entropy=grids[3],
+        scores=scores,
+        rewards=zeros,
+        advantages=zeros,
+        returns=zeros,
+        truncated=sampled.truncated.cpu(),
+    )
+
+
+@torch.no_grad()
+def _look(
+    network: ActorCritic,
+    reference: Callable[..., Any],
+    request: RolloutRequest,
+    sampled: SampledResponses,
+    temperature: float,
+    batch_size: int,
+    device: torch.device | str,
+) -> tuple[Tensor, ...]:
+    """Old and reference log-probabilities, values and entropy, ``[N, R]`` each, on the CPU.
+
+    The old log-probabilities come from the forward that the update uses, so that the first ratio is 1 in
+    every precision; they are those of the sampler up to rounding.
+    """
+    width = sampled.logprobs.shape[1]
+    columns: list[list[Tensor]] = [[], [], [], []]
+    with evaluating(network):
+        for start in range(0, len(request.rows), batch_size):
+            chunk = slice(start, start + batch_size)
+            trees = one_response_trees(request.prompt_ids[chunk], sampled.response_ids[chunk]).to(device)
+            seen = network(trees, temperature)
+            looked = (seen.logprobs, reference(trees, temperature).logprobs, seen.values, seen.entropy)
+            for column, grid in zip(columns, looked, strict=True):
+                column.append(pad(grid.float().cpu(), (0, width - grid.shape[1])))
+    return tuple(torch.cat(column) for column in columns)
