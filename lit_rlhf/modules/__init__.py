@@ -1,0 +1,1 @@
+"""The LightningModules: one phase, one file, one story."""

@@ -1,0 +1,160 @@
+"""What the phases share: the optimizer, the one mean, logging, export. Nothing of an algorithm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
+from lit_rlhf.ops.noise import seed_from
+from lit_rlhf.records import LossOutput, ResponseTrees
+from lit_rlhf.rollout.sampling import SamplingSettings, sample_responses
+
+NOT_HYPERPARAMETERS = ["optimizer", "scheduler", "tokenizer"]
+"""Left out of the checkpoint: objects, given again on load."""
+
+
+def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
+    """AdamW at 1e-4 without weight decay."""
+    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
+
+
+class PhaseModule(L.LightningModule):
+    """The floor that SFT, reward, PPO and DPO stand on; abstract.
+
+    A phase sets `network` and defines `compute_loss`, which returns a sum and what to divide it by. The mean
+    is taken here, once: over every counted item of the optimizer batch, all ranks and accumulation steps.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        optimizer: OptimizerCallable,
+        scheduler: LRSchedulerCallable | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        chat_template: str | None,
+    ) -> None:
+        super().__init__()
+        if tokenizer is None:
+            if not isinstance(model, str):
+                raise ValueError(
+                    f"model is a {type(model).__name__} already built: give its tokenizer too, tokenizer=..."
+                )
+            tokenizer = load_tokenizer(model)
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self._make_optimizer = optimizer
+        self._make_scheduler = scheduler
+        self._window_counts: list[Tensor] = []
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Text to ids and back, with this module's tokenizer and chat template."""
+        return TextEncoder(self.tokenizer, self.chat_template)
+
+    @property
+    def datamodule(self) -> Any:
+        """The trainer's data module, or None where it was given plain loaders."""
+        return getattr(self.trainer, "datamodule", None)
+
+    def remember_arguments(self, model: str | nn.Module, *objects: str) -> None:
+        """Save the constructor's arguments as hyper-parameters, without those that are objects."""
+        ignored = [*NOT_HYPERPARAMETERS, *objects, *([] if isinstance(model, str) else ["model"])]
+        self.save_hyperparameters(ignore=ignored)
+
+    def compute_loss(self, batch: Any) -> LossOutput:
+        """The phase's loss on one batch, as a sum and a count. Meant to be overridden."""
+        raise NotImplementedError
+
+    def mean_loss(self, output: LossOutput) -> Tensor:
+        """What `training_step` returns so that the gradient is that of Σ totals / Σ counts.
+
+        Both sums run over all ranks and over the accumulation window. Lightning divides by the window's
+        length and the strategy averages over ranks; here the sum is put back for the ranks and scaled by the
+        window's first count, and :meth:`on_before_optimizer_step` puts in the window's own count once it is
+        known.
+        """
+        count = output.count.detach().float().clamp(min=1.0)
+        if self.trainer.world_size > 1:
+            count = self.trainer.strategy.reduce(count, reduce_op="sum")
+        self._window_counts.append(count)
+        return output.total * (self.trainer.world_size / self._window_counts[0])
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide by the whole accumulation window's count; runs after unscaling and before clipping."""
+        counts, self._window_counts = self._window_counts, []
+        divided_by = self.trainer.accumulate_grad_batches
+        if not counts or (divided_by == 1 and len(counts) == 1):
+            return
+        factor = divided_by * counts[0] / torch.stack(counts).sum()
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+
+    def log_training(self, output: LossOutput, loss_name: str = "train/loss") -> None:
+        """Log a training step's numbers, on the steps that the trainer writes out and on the epoch's last."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
+        due = (self.trainer.global_step + 1) % every == 0
+        if not (due or self.trainer.is_last_batch):
+            return
+        self.log(loss_name, output.total.detach() / output.count.clamp(min=1.0), prog_bar=True)
+        self.log_dict(output.metrics)
+
+    def dropout_seed(self, batch_idx: int) -> int:
+        """What a training step draws depends on (seed, step, rank) alone, so that a resumed run repeats it."""
+        seed = getattr(self.hparams, "seed", 0)
+        return seed_from(seed, self.current_epoch, batch_idx, self.global_rank)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over :meth:`parameter_groups`, and its schedule stepped once an update."""
+        optimizer = self._make_optimizer(self.parameter_groups())
+        if self._make_scheduler is None:
+            return optimizer
+        scheduler = self._make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer updates."""
+        return [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
+
+    def export(self, directory: str | Path) -> None:
+        """Write the trained network as a Hugging Face folder that the next phase takes as its `model`."""
+        raise NotImplementedError
+
+    def sample_table(self) -> list[dict[str, Any]] | None:
+        """A few examples of what the model does now, for the text tab of the logger; None = nothing to show."""
+        return None
+
+    def sample_texts(
+        self, prompts: list[list[int]], settings: SamplingSettings, keys: Tensor
+    ) -> tuple[list[str], list[bool]]:
+        """Responses in text, and whether each ended with its EOS."""
+        with self.trainer.precision_plugin.forward_context():
+            sampled = sample_responses(
+                self.network,  # type: ignore[arg-type]  # policies decode; reward models never come here
+                prompts,
+                settings,
+                keys,
+                self.encoder.eos_token_id,
+                self.device,
+            )
+        return [self.encoder.decode(ids) for ids in sampled.response_ids], (~sampled.truncated).tolist()
+
+
+def prompts_of(trees: ResponseTrees) -> list[list[int]]:
+    """The prompts of a batch, B lists of ids."""
+    segments = trees.input_ids.split(trees.segment_lengths)
+    counts = torch.bincount(trees.tree_index.cpu(), minlength=trees.num_trees).tolist()
+    prompts, position = [], 0
+    for count in counts:
+        prompts.append(segments[position].tolist())
+        position += 1 + count
+    return prompts

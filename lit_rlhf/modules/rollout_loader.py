@@ -1,0 +1,121 @@
+"""The loader that PPO trains from: each pass collects a rollout, then deals it out in minibatches.
+
+One Lightning epoch is one PPO iteration. The loader is sized, so Lightning asks for no batch ahead and the
+policy that samples is the one that has just been updated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lit_rlhf.ops.noise import seed_from
+from lit_rlhf.records import Experience, ExperienceBatch, Row
+from lit_rlhf.rollout.experience import experience_state, training_batch
+
+if TYPE_CHECKING:
+    from lit_rlhf.modules.ppo import PPOModule
+
+
+class RolloutLoader:
+    """Rollout, then `epochs` passes over it in minibatches shared out to ranks and accumulation steps.
+
+    Every rank holds the whole iteration's experience and takes its share of each minibatch, so a minibatch
+    is the same set of responses however many ranks there are.
+
+    Args:
+        module: collects, and says how the experience is dealt out.
+        rows: the prompts.
+        batch_size: prompts an iteration, over all ranks.
+        seed: of the order of prompts and minibatches.
+    """
+
+    def __init__(self, module: PPOModule, rows: Sequence[Row], batch_size: int, seed: int) -> None:
+        if not rows:
+            raise ValueError("data.path: expected at least one prompt, found none.")
+        self.module = module
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self._experience: Experience | None = None
+        self._position = 0
+        self._resumed: tuple[Experience, int] | None = None
+        self._check_sizes()
+
+    @property
+    def num_responses(self) -> int:
+        """Responses an iteration, over all ranks."""
+        return self.batch_size * self.module.samples_per_prompt
+
+    @property
+    def shares(self) -> int:
+        """Parts that each minibatch is dealt out in: ranks times accumulation steps."""
+        return self.module.trainer.world_size * self.module.trainer.accumulate_grad_batches
+
+    def __len__(self) -> int:
+        minibatches = math.ceil(self.num_responses / self.module.minibatch_size)
+        return self.module.epochs * minibatches * self.module.trainer.accumulate_grad_batches
+
+    def __iter__(self) -> Iterator[ExperienceBatch]:
+        iteration = self.module.trainer.current_epoch
+        if self._resumed is not None:
+            (self._experience, start), self._resumed = self._resumed, None
+        else:
+            self._experience, start = self.module.collect(self.prompts(iteration), iteration), 0
+        experience = self._experience
+        self.module.on_rollout_end(experience)
+        for position, indices in enumerate(self._plan(iteration)):
+            if position < start:
+                continue
+            self._position = position + 1
+            yield training_batch(experience, indices)
+
+    def prompts(self, iteration: int) -> list[Row]:
+        """The iteration's prompts: the file is gone through in a new order each time round."""
+        chosen = []
+        for number in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
+            times_round, place = divmod(number, len(self.rows))
+            chosen.append(self.rows[self._order(times_round)[place]])
+        return chosen
+
+    def _order(self, times_round: int) -> list[int]:
+        return _permutation(len(self.rows), self.seed, times_round)
+
+    def _plan(self, iteration: int) -> Iterator[list[int]]:
+        """This rank's share of every micro-batch, in order."""
+        rank, world = self.module.trainer.global_rank, self.module.trainer.world_size
+        for epoch in range(self.module.epochs):
+            order = _permutation(self.num_responses, self.seed, iteration, epoch)
+            for start in range(0, len(order), self.module.minibatch_size):
+                minibatch = order[start : start + self.module.minibatch_size]
+                for step in range(self.module.trainer.accumulate_grad_batches):
+                    yield minibatch[step * world + rank :: self.shares]
+
+    def _check_sizes(self) -> None:
+        ragged = self.num_responses % self.module.minibatch_size
+        smallest = ragged or min(self.module.minibatch_size, self.num_responses)
+        if smallest < self.shares:
+            raise ValueError(
+                f"model.minibatch_size: the smallest minibatch of an iteration has {smallest} responses "
+                f"(data.batch_size {self.batch_size} x model.samples_per_prompt {self.module.samples_per_prompt} in "
+                f"minibatches of {self.module.minibatch_size}), too few for {self.shares} shares "
+                "(ranks x trainer.accumulate_grad_batches). Make the minibatches larger, or of equal size."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The experience and the position in it, while an iteration is under way; else nothing."""
+        if self._experience is None or self._position >= len(self):
+            return {"experience": None, "position": 0}
+        return {"experience": experience_state(self._experience), "position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["experience"] is not None:
+            self._resumed = (Experience(**state["experience"]), state["position"])
+
+
+def _permutation(length: int, *counters: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed_from(*counters))
+    return torch.randperm(length, generator=generator).tolist()

@@ -1,0 +1,101 @@
+"""Supervised fine-tuning: learn to give the demonstrated responses. On text rows, pretraining."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from transformers import PreTrainedTokenizerBase
+
+from lit_rlhf.losses.sft import sft_loss
+from lit_rlhf.models.export import export_policy
+from lit_rlhf.models.loading import load_causal_lm
+from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.modules.base import default_optimizer
+from lit_rlhf.modules.policy_phase import PolicyPhase
+from lit_rlhf.ops.masking import masked_sum
+from lit_rlhf.records import LossOutput, ResponseTrees
+
+
+class SFTModule(PolicyPhase):
+    """Next-token loss on response tokens, the EOS among them.
+
+    L = −Σ_t m_t log π(y_t | x, y_<t) / Σ_t m_t, over the whole optimizer batch.
+
+    Args:
+        model: folder in Hugging Face layout, hub name, or (from Python) a causal language model already built.
+        optimizer: makes the optimizer from parameters.
+        scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
+        tokenizer: the tokenizer of a model already built; a folder brings its own.
+        chat_template: for conversations where the tokenizer has none: ``chatml``, a .jinja file, or the text.
+        max_new_tokens: length limit of shown and predicted samples.
+        temperature: of shown and predicted samples.
+        seed: of dropout and samples.
+    """
+
+    network: PolicyNetwork
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        optimizer: OptimizerCallable = default_optimizer,
+        scheduler: LRSchedulerCallable | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
+        self.remember_arguments(model)
+        self.set_sampling(max_new_tokens, temperature, seed)
+        self.network = PolicyNetwork(load_causal_lm(model))
+        self.val_loss = MeanMetric()
+
+    def on_fit_start(self) -> None:
+        if self.trainer.max_epochs not in (1, -1, None):
+            rank_zero_warn(
+                f"trainer.max_epochs is {self.trainer.max_epochs}: supervised fine-tuning for more than one epoch "
+                "tends to memorise the demonstrations. Watch val/loss; one epoch is the default."
+            )
+
+    def compute_loss(self, batch: ResponseTrees) -> LossOutput:
+        """Summed negative log-likelihood and the number of counted tokens."""
+        mask = batch.response_grid_mask()
+        losses = sft_loss(self.network(batch).logprobs, mask)
+        return LossOutput(masked_sum(losses, mask), mask.sum())
+
+    def training_step(self, batch: ResponseTrees, batch_idx: int) -> Tensor:
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.dropout_seed(batch_idx))
+            output = self.compute_loss(batch)
+        output.metrics["train/perplexity"] = (output.total.detach() / output.count.clamp(min=1)).exp()
+        self.log_training(output)
+        return self.mean_loss(output)
+
+    def validation_step(self, batch: ResponseTrees, batch_idx: int) -> None:
+        output = self.compute_loss(batch)
+        self.val_loss.update(output.total / output.count.clamp(min=1), weight=output.count)
+        self.keep_prompts(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        loss = self.val_loss.compute()
+        self.val_loss.reset()
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("val/perplexity", loss.exp(), sync_dist=True)
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def export(self, directory: str | Path) -> None:
+        """Write the model as ``AutoModelForCausalLM`` loads it."""
+        export_policy(self.network, self.tokenizer, directory)
+
+    def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
+        """One sample for each prompt of the batch."""
+        return self.predict_samples(batch, batch_idx)

@@ -1,0 +1,224 @@
+"""PPO: it learns, starts at ratio 1, is the same on more ranks, and resumes to the bit."""
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_rlhf.modules.ppo import PPOModule
+from lit_rlhf.records import Experience, Row
+from lit_rlhf.rewards.protocol import RewardError
+from tests.conftest import make_llama, make_tokenizer
+from tests.distributed import run_distributed
+from tests.modules.training import quiet_trainer, sgd, weights_of
+
+TOKENIZER = make_tokenizer()
+ROWS = [
+    Row(f"the {word}", columns={"wanted": "a"}, id=word)
+    for word in ("soup", "cake", "train", "lamp", "hotel")
+]
+
+
+def share_of_small_ids(prompts, completions, completion_ids, **columns):
+    """A reward that tokens alone decide: the share of ids under 150."""
+    return [sum(token < 150 for token in ids) / len(ids) for ids in completion_ids]
+
+
+class Prompts(L.LightningDataModule):
+    batch_size = 8
+    max_prompt_tokens = None
+
+    def train_dataloader(self):
+        return self.trainer.lightning_module.rollout_loader(ROWS)
+
+
+class Watched(PPOModule):
+    """Keeps what passes, for the tests."""
+
+    def on_rollout_end(self, experience: Experience) -> None:
+        super().on_rollout_end(experience)
+        self.rollouts = [*getattr(self, "rollouts", []), experience]
+
+    def compute_loss(self, batch):
+        output = super().compute_loss(batch)
+        self.ratios = [*getattr(self, "ratios", []), output.metrics["policy/ratio"].item()]
+        return output
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=3e-3)
+
+
+def make_module(optimizer=adam, **changes) -> Watched:
+    settings = {
+        "reward": share_of_small_ids, "epochs": 2, "minibatch_size": 8, "max_new_tokens": 6, "samples_per_prompt": 2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return Watched(make_llama(TOKENIZER), tokenizer=TOKENIZER, optimizer=optimizer, **{**settings, **changes})
+
+
+def fit(module: PPOModule, ckpt_path: str | None = None, **trainer_settings) -> L.Trainer:
+    trainer = quiet_trainer(**trainer_settings)
+    trainer.fit(module, datamodule=Prompts(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_the_reward_rises():
+    module = make_module(kl_coef=0.0, epochs=4, samples_per_prompt=4)
+    fit(module, max_epochs=12)
+    scores = [rollout.scores.mean().item() for rollout in module.rollouts]
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.2
+
+
+def test_the_first_ratio_is_one_and_the_first_kl_is_zero():
+    module = make_module()
+    fit(module, max_epochs=1)
+    assert module.ratios[0] == pytest.approx(1.0, abs=1e-5)
+    first = module.rollouts[0]
+    assert torch.allclose(first.old_logprobs, first.reference_logprobs, atol=1e-6)
+    assert module.ratios[-1] != pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_kl_price_stands_in_the_rewards_and_the_score_on_the_last_token():
+    module = make_module(kl_coef=0.3, optimizer=adam)
+    fit(module, max_epochs=3)
+    rollout = module.rollouts[-1]
+    for n in range(len(rollout)):
+        length = len(rollout.response_ids[n])
+        price = 0.3 * (rollout.old_logprobs[n, :length] - rollout.reference_logprobs[n, :length])
+        rest = rollout.rewards[n, :length] + price
+        assert rest[:-1].abs().max().item() < 1e-6 if length > 1 else True
+        assert rest[-1].item() == pytest.approx(rollout.scores[n].item(), abs=1e-5)
+        assert (rollout.rewards[n, length:] == 0).all()
+
+
+def test_each_response_is_seen_once_an_epoch():
+    module = make_module()
+    trainer = quiet_trainer(max_epochs=1)
+    data = Prompts()
+    data.trainer = trainer
+    trainer.strategy.connect(module)
+    module.trainer = trainer
+    trainer.datamodule = data
+    loader = module.rollout_loader(ROWS)
+    seen = [index for part in loader._plan(0) for index in part]
+    assert sorted(seen) == sorted(list(range(16)) * 2)
+    assert len(loader) == 4
+    assert list(loader._plan(0)) != list(loader._plan(1))
+
+
+def test_prompts_are_gone_through_before_any_comes_twice():
+    module = make_module()
+    trainer = quiet_trainer(max_epochs=1)
+    module.trainer = trainer
+    trainer.datamodule = Prompts()
+    loader = module.rollout_loader(ROWS)
+    names = [row.id for iteration in range(5) for row in loader.prompts(iteration)]
+    for start in range(0, 40, 5):
+        assert sorted(names[start : start + 5]) == sorted(row.id for row in ROWS)
+
+
+def test_a_missing_eos_can_have_its_own_score():
+    module = make_module(missing_eos_score=-7.0)
+    fit(module)
+    rollout = module.rollouts[0]
+    assert rollout.truncated.any()
+    assert (rollout.scores[rollout.truncated] == -7.0).all()
+    assert (rollout.scores[~rollout.truncated] >= 0).all()
+
+
+def test_whitening_runs_over_the_whole_rollout():
+    module = make_module()
+    fit(module)
+    rollout = module.rollouts[0]
+    kept = rollout.advantages[rollout.response_mask]
+    assert kept.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert kept.var(unbiased=False).item() == pytest.approx(1.0, abs=1e-4)
+    plain = make_module(whiten_advantages=False)
+    fit(plain)
+    values = plain.rollouts[0]
+    assert torch.allclose(values.advantages + values.values, values.returns, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [{"minibatch_size": 4}, {"epochs": 1}])
+def test_sizes_are_independent_numbers(lengths):
+    module = make_module(**lengths)
+    trainer = fit(module)
+    expected = module.epochs * -(-16 // module.minibatch_size)
+    assert trainer.global_step == expected
+
+
+def test_accumulation_keeps_the_minibatches_gradient():
+    whole, split = make_module(optimizer=sgd), make_module(optimizer=sgd)
+    fit(whole)
+    trainer = fit(split, accumulate_grad_batches=4)
+    assert trainer.global_step == 4
+    start = weights_of(make_module().network)
+    scale = (weights_of(whole.network) - start).abs().max()
+    assert (weights_of(split.network) - weights_of(whole.network)).abs().max() < 1e-3 * scale
+
+
+def _on_one_rank() -> tuple[list[list[int]], np.ndarray]:
+    module = make_module(optimizer=sgd)
+    fit(module, devices=2, strategy="ddp", max_epochs=2)
+    return module.rollouts[1].response_ids, weights_of(module.network).numpy()
+
+
+def test_two_ranks_draw_and_learn_what_one_does():
+    single = make_module(optimizer=sgd)
+    fit(single, max_epochs=2)
+    start = weights_of(make_module().network)
+    scale = (weights_of(single.network) - start).abs().max()
+    for responses, weights in run_distributed(_on_one_rank, 2):
+        assert responses == single.rollouts[1].response_ids
+        assert (torch.from_numpy(weights) - weights_of(single.network)).abs().max() < 1e-3 * scale
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
+@pytest.mark.parametrize("step", [3, 4, 6])
+def test_resume_is_exact_inside_and_at_the_end_of_an_iteration(step: int, tmp_path: Path):
+    """Four updates an iteration: step 3 and 6 lie inside one, step 4 ends one."""
+    straight = make_module()
+    fit(straight, max_epochs=3)
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=step, save_top_k=-1, filename="{step}")
+    fit(make_module(), max_epochs=2, enable_checkpointing=True, callbacks=[keep])
+    resumed = make_module()
+    fit(resumed, str(tmp_path / f"step={step}.ckpt"), max_epochs=3)
+    assert torch.equal(weights_of(resumed.network), weights_of(straight.network))
+
+
+def test_the_checkpoint_holds_no_frozen_model_and_loads_as_plain_values(tmp_path: Path):
+    module = make_module()
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=3, filename="inside")
+    fit(module, enable_checkpointing=True, callbacks=[keep])
+    stored = torch.load(tmp_path / "inside.ckpt", weights_only=True)
+    assert {key.split(".")[0] for key in stored["state_dict"]} == {"network"}
+    assert "reward" not in stored["hyper_parameters"] and stored["hyper_parameters"]["epochs"] == 2
+
+
+def test_too_few_responses_for_the_shares_is_said_with_its_keys():
+    with pytest.raises(ValueError, match=r"model\.minibatch_size.*trainer\.accumulate_grad_batches"):
+        fit(make_module(minibatch_size=3), accumulate_grad_batches=2)
+
+
+def test_a_failing_reward_names_the_prompt():
+    def broken(prompts, completions, **columns):
+        return [float("nan")] * len(prompts)
+
+    with pytest.raises(RewardError, match=r"for prompt (soup|cake|train|lamp|hotel)"):
+        fit(make_module(reward=broken))
+
+
+def test_temperature_zero_is_refused():
+    with pytest.raises(ValueError, match=r"model\.temperature"):
+        make_module(temperature=0.0)
+
+
+def test_critic_learning_rate_is_its_own():
+    module = make_module(critic_learning_rate=0.5)
+    groups = module.configure_optimizers().param_groups
+    assert [group["lr"] for group in groups] == [3e-3, 0.5]
+    assert sum(len(group["params"]) for group in groups) == len(list(module.network.parameters()))
