@@ -1,0 +1,1 @@
+"""The demo world: a grammar, a gold reward, labellers; nothing to download."""
