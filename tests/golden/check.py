@@ -1,0 +1,439 @@
+#!/usr/bin/env python
+"""Numbers from outside against this library's: ``python tests/golden/check.py FILE``.
+
+A file holds ``cases``, each with a name, params, inputs (which may say ``{"ref": name}``: those of
+that case, and further ones), outputs and a tolerance. A failing case gives one line with every
+output that differs and by how much. A case is skipped, by name, where its loss, or a parameter of
+it, is not built. The last line counts.
+
+`CHECKS`, at the end, says which function computes which cases; it returns the outputs that the
+library gives, and those that it does not give are listed as not compared.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_rlhf import metrics
+from lit_rlhf.losses.policy import clipped_policy_loss, clipped_value_loss
+from lit_rlhf.losses.preference import dpo_loss, implicit_reward
+from lit_rlhf.losses.reward import bradley_terry_loss
+from lit_rlhf.losses.sft import sft_loss
+from lit_rlhf.ops import kl
+from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards
+from lit_rlhf.ops.logprobs import token_entropy, token_logprobs
+from lit_rlhf.ops.masking import masked_mean, masked_sum, masked_whiten
+
+Outputs = dict[str, Any]
+"""By name a tensor, a number, a list of dicts; or ``(tensor, mask)``: compared where the mask is True."""
+
+
+class NotBuiltError(Exception):
+    """The library has no such loss, or not with this parameter."""
+
+
+@dataclass
+class Case:
+    name: str
+    params: dict[str, Any]
+    inputs: dict[str, Any]
+    """Lists as tensors, float64 or long; names ending in ``mask`` as bool."""
+    outputs: dict[str, Any]
+    """What is expected, as it stands in the file."""
+    others: dict[str, dict[str, Any]]
+    """All cases of the file as they stand there."""
+
+    def only(self, *understood: str) -> None:
+        """Skips the case if it sets any other parameter."""
+        for name, value in self.params.items():
+            if name not in understood and value not in (None, False, 0):
+                raise NotBuiltError(f"{name} = {value}")
+
+    def leaves(self, *names: str) -> list[Tensor]:
+        return [self.inputs[name].clone().requires_grad_() for name in names]
+
+
+def gradients(loss: Tensor, **leaves: Tensor) -> Outputs:
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), retain_graph=True), strict=True))
+
+
+# ----------------------------------------------------------------------------- one function per group
+
+
+def response_logprobs(logits: Tensor, case: Case) -> Tensor:
+    logprobs = token_logprobs(logits[:, :-1], case.inputs["input_ids"][:, 1:])  # each predicts the next
+    return masked_sum(logprobs, case.inputs["completion_mask"][:, 1:], dim=1)
+
+
+def sequence_logprobs(case: Case) -> Outputs:
+    return {
+        "policy_logps": response_logprobs(case.inputs["policy_logits"], case),
+        "ref_logps": response_logprobs(case.inputs["ref_logits"], case),
+        "n_completion_tokens": case.inputs["completion_mask"].sum(1),
+    }
+
+
+def dpo_from_logits(case: Case) -> Outputs:
+    case.only("beta", "loss_type")
+    (logits,) = case.leaves("policy_logits")
+    if case.params["loss_type"] == "sft":
+        mask = case.inputs["completion_mask"][:, 1:]
+        per_token = sft_loss(token_logprobs(logits[:, :-1], case.inputs["input_ids"][:, 1:]), mask)
+        chosen = slice(len(mask) // 2)
+        loss = masked_mean(per_token[chosen], mask[chosen])
+        return {"loss": loss, **gradients(loss, grad_policy_logits=logits)}
+    if case.params["loss_type"] != "sigmoid":
+        raise NotBuiltError(f"loss_type = {case.params['loss_type']}")
+    chosen_logprobs, rejected_logprobs = response_logprobs(logits, case).chunk(2)
+    better_reference, worse_reference = response_logprobs(case.inputs["ref_logits"], case).chunk(2)
+    per_pair = dpo_loss(
+        chosen_logprobs, rejected_logprobs, better_reference, worse_reference, case.params["beta"]
+    )
+    loss = per_pair.mean()
+    return {"loss": loss, "per_pair_loss": per_pair, **gradients(loss, grad_policy_logits=logits)}
+
+
+def dpo_from_logprobs(case: Case) -> Outputs:
+    case.only("beta", "label_smoothing", "reference_free")
+    sides = ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")
+    chosen, rejected, chosen_reference, rejected_reference = (case.inputs[f"{side}_logps"] for side in sides)
+    beta, smoothing = case.params["beta"], case.params.get("label_smoothing", 0.0)
+    known = 0.0 if case.params.get("reference_free") else 1.0
+    per_pair = dpo_loss(
+        chosen,
+        rejected,
+        known * chosen_reference,
+        known * rejected_reference,
+        beta,
+        label_smoothing=smoothing,
+    )
+    return {
+        "per_pair_loss": per_pair,
+        "loss": per_pair.mean(),
+        "chosen_rewards": implicit_reward(chosen, chosen_reference, beta),
+        "rejected_rewards": implicit_reward(rejected, rejected_reference, beta),
+    }
+
+
+def reward_model(case: Case) -> Outputs:
+    case.only("alpha")
+    if "strength_chosen" in case.inputs:
+        chosen, rejected = (case.inputs[f"strength_{side}"].log() for side in ("chosen", "rejected"))
+    else:
+        chosen, rejected = case.leaves("chosen", "rejected")
+    margin = case.inputs.get("margin")
+    margin = 0.0 if margin is None else margin
+    outputs: Outputs = {}
+    if "loss_margin" in case.outputs:  # one case with both losses
+        outputs["loss_margin"] = bradley_terry_loss(chosen, rejected, margin=margin).mean()
+        margin = 0.0
+    per_pair = bradley_terry_loss(chosen, rejected, target=1 - case.params.get("alpha", 0.0), margin=margin)
+    outputs |= {"per_pair_loss": per_pair, "loss": per_pair.mean()}
+    if chosen.requires_grad:
+        outputs |= gradients(outputs["loss"], grad_chosen=chosen, grad_rejected=rejected)
+    accuracy = metrics.PairAccuracy()
+    accuracy.update(chosen, rejected, torch.ones_like(chosen))
+    return outputs | {"accuracy": accuracy.compute()}
+
+
+def ranking(case: Case) -> Outputs:
+    (scores,) = case.leaves("rewards")
+    if "ranking_best_first" not in case.inputs:
+        raise NotBuiltError("best of K")
+    best_first = scores.gather(1, case.inputs["ranking_best_first"])
+    better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
+    losses = bradley_terry_loss(best_first[:, better], best_first[:, worse]).mean(dim=1)
+    # Prompts' gradients are kept apart: the file has that of each prompt's own loss.
+    return {"pairwise_mean_loss": losses, **gradients(losses.sum(), grad_pairwise=scores)}
+
+
+def only_token_mean(case: Case) -> None:
+    case.only("clip_eps", "token_level_loss")
+    if not case.params.get("token_level_loss", True):
+        raise NotBuiltError("mean per response; here a mean runs over tokens")
+
+
+def ppo_policy(case: Case) -> Outputs:
+    only_token_mean(case)
+    (logprobs,) = case.leaves("logps")
+    mask, old, clip = case.inputs["action_mask"], case.inputs["old_logps"], case.params["clip_eps"]
+    advantages = case.inputs["advantages"]
+    per_token = clipped_policy_loss(logprobs, old, advantages, clip)
+    loss = masked_mean(per_token, mask)
+    return {
+        "loss": loss,
+        "clip_ratio": metrics.clip_fraction(logprobs, old, advantages, mask, clip),
+        "ppo_kl": masked_mean(kl.k1(old, logprobs), mask),
+        **gradients(loss, grad_logps=logprobs),
+    }
+
+
+def ppo_value(case: Case) -> Outputs:
+    only_token_mean(case)
+    (values,) = case.leaves("values")
+    per_token = clipped_value_loss(
+        values, case.inputs["old_values"], case.inputs["returns"], case.params["clip_eps"]
+    )
+    loss = masked_mean(per_token, case.inputs["action_mask"])
+    return {"loss": loss, **gradients(loss, grad_values=values)}
+
+
+def reward_placement(case: Case) -> Outputs:
+    case.only("kl_coef")
+    mask = case.inputs["action_mask"]
+    rewards = kl_penalized_rewards(
+        case.inputs["scores"], case.inputs["kl_per_token"], mask, case.params["kl_coef"]
+    )
+    return {"token_rewards": (rewards, mask)}  # outside OpenRLHF leaves the price, here it is 0
+
+
+def kl_estimator(case: Case) -> Outputs:
+    estimator = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}[case.params["estimator"]]
+    per_token = estimator(case.inputs["logps"], case.inputs["ref_logps"])
+    outputs: Outputs = {"per_token": per_token}
+    shared = case.others.get("ppo/inputs")
+    if shared is not None:  # the means of these cases are under the mask of that one
+        mask = torch.tensor(shared["inputs"]["action_mask"]).bool()
+        outputs["masked_mean"] = masked_mean(per_token, mask)
+        outputs["seq_sum_mean"] = masked_sum(per_token, mask, dim=1).mean()
+    return outputs
+
+
+def advantages(case: Case) -> Outputs:
+    values = case.inputs.get("values", torch.zeros_like(case.inputs["token_rewards"]))
+    result = generalized_advantages(
+        values,
+        case.inputs["token_rewards"],
+        case.inputs["action_mask"],
+        gamma=case.params["gamma"],
+        lam=case.params.get("lam", 1.0),
+    )
+    return dict(zip(("advantages", "returns"), result, strict=True))
+
+
+def whiten(case: Case) -> Outputs:
+    values, mask = case.inputs["values"], case.inputs["mask"]
+    shift, epsilon = case.params["shift_mean"], case.params["eps"]
+    return {
+        "biased": (masked_whiten(values, mask, shift, unbiased=False, epsilon=epsilon), mask),
+        "unbiased": (masked_whiten(values, mask, shift, unbiased=True, epsilon=epsilon), mask),
+    }
+
+
+def trl_masks(case: Case) -> tuple[Tensor, Tensor]:
+    """Tokens to the EOS, and one more where there is one: TRL puts the score behind the EOS."""
+    values = case.inputs["values"]
+    position, eos = torch.arange(values.shape[1]), case.inputs["eos_index"][:, None]
+    return position <= eos, position <= eos + 1
+
+
+def trl_advantages(case: Case) -> Outputs:
+    mask, longer = trl_masks(case)
+    estimator = {"k1": kl.k1, "k3": kl.k3}[case.params["kl_estimator"]]
+    price = estimator(case.inputs["logps"], case.inputs["ref_logps"]).masked_fill(~mask, 0)
+    rewards = kl_penalized_rewards(case.inputs["scores"], price, longer, case.params["kl_coef"])
+    if case.params["whiten_rewards"]:
+        rewards = masked_whiten(rewards, longer, shift_mean=False, unbiased=True)
+    raw, returns = generalized_advantages(
+        case.inputs["values"], rewards, longer, case.params["gamma"], case.params["lam"]
+    )
+    return {
+        "rewards": rewards,
+        "advantages": masked_whiten(raw, mask, unbiased=True),
+        "returns": returns,
+    }
+
+
+def trl_loss(case: Case) -> Outputs:
+    mask, longer = trl_masks(case)
+    # The file gives the targets as the outputs of the case that the inputs come from.
+    source = case.others[case.name.replace("/loss_", "/advantages_")]["outputs"]
+    targets = {name: torch.tensor(source[name], dtype=torch.float64) for name in ("advantages", "returns")}
+    logprobs, values = case.leaves("new_logps", "new_values")
+    policy = clipped_policy_loss(
+        logprobs, case.inputs["logps"], targets["advantages"], case.params["cliprange"]
+    )
+    value = clipped_value_loss(
+        values, case.inputs["values"], targets["returns"], case.params["cliprange_value"]
+    )
+    policy_loss, value_loss = masked_mean(policy, mask), masked_mean(value, longer)
+    loss = policy_loss + case.params["vf_coef"] * value_loss
+    return {
+        "pg_loss": policy_loss,
+        "vf_loss": value_loss,
+        "loss": loss,
+        **gradients(loss, grad_logps=logprobs, grad_values=values),
+    }
+
+
+def entropy_and_kl(case: Case) -> Outputs:
+    logits, reference = case.inputs["logits"], case.inputs["ref_logits"]
+    return {"entropy": token_entropy(logits), "kl": kl.exact_kl(logits, reference)}
+
+
+def sft(case: Case) -> Outputs:
+    mask = case.inputs["mask"]
+    per_token = sft_loss(case.inputs["logps"], mask)
+    return {"token_mean": masked_mean(per_token, mask)}
+
+
+def accumulation(case: Case) -> Outputs:
+    mask = case.inputs["mask"]
+    per_token = sft_loss(case.inputs["logps"], mask)
+    parts = list(zip(per_token.chunk(case.params["split"]), mask.chunk(case.params["split"]), strict=True))
+    correct = sum(masked_sum(losses, part) for losses, part in parts) / mask.sum()
+    naive = sum(masked_mean(losses, part) for losses, part in parts) / len(parts)
+    return {"correct": correct, "naive_mean_of_means": naive}
+
+
+def closed_form(case: Case) -> Outputs:
+    """Of each given optimum: its KL, and β·log Z by way of the implicit reward, r - r̂."""
+    reward, reference = case.inputs["reward"], case.inputs["pi_ref"].log()
+    solutions = []
+    for given in case.outputs["solutions"]:
+        beta = given["beta"]
+        optimum = (reference + reward / beta).log_softmax(0)
+        price = kl.k1(optimum, reference)[:, None]
+        mask = torch.ones_like(price, dtype=torch.bool)
+        penalized = kl_penalized_rewards(reward, price, mask, beta)[:, 0]
+        solutions.append(
+            {
+                "beta": beta,
+                "pi_star": optimum.exp(),
+                "kl": kl.exact_kl(optimum, reference),
+                "expected_reward": optimum.exp() @ reward,
+                "objective": optimum.exp() @ penalized,
+                "beta_log_Z": (reward - implicit_reward(optimum, reference, beta)).mean(),
+            }
+        )
+    return {"solutions": solutions}
+
+
+CHECKS: list[tuple[str, Callable[[Case], Outputs]]] = [
+    ("seq_logps", sequence_logprobs),
+    ("dpo/*", dpo_from_logits),
+    ("dpo_ref/*", dpo_from_logprobs),
+    ("dpo_openrlhf/*", dpo_from_logprobs),
+    ("rm/*", reward_model),
+    ("ranking/*", ranking),
+    ("ppo/policy_*", ppo_policy),
+    ("ppo/value_*", ppo_value),
+    ("ppo/reward_placement*", reward_placement),
+    ("kl/*", kl_estimator),
+    ("gae/*", advantages),
+    ("reinforce/returns*", advantages),
+    ("whiten/*", whiten),
+    ("trl_ppo/advantages*", trl_advantages),
+    ("trl_ppo/loss*", trl_loss),
+    ("entropy_and_exact_kl", entropy_and_kl),
+    ("sft/*", sft),
+    ("accumulation/*", accumulation),
+    ("analytic/kl_bandit*", closed_form),
+]
+"""Which function computes which cases; the first pattern that fits."""
+
+
+# ----------------------------------------------------------------------------- reading, comparing, telling
+
+
+def tensors(name: str, value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    tensor = torch.tensor(value)
+    if name.endswith("mask"):
+        return tensor.bool()
+    return torch.tensor(value, dtype=torch.float64) if tensor.is_floating_point() else tensor
+
+
+def inputs_of(name: str, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    own = dict(cases[name]["inputs"])
+    referred = own.pop("ref", None)
+    return (inputs_of(referred, cases) if referred else {}) | own
+
+
+def differences(expected: Any, found: Any, tolerance: float) -> Iterator[str]:
+    """A line for each thing that is not as expected, relative above 1, absolute below."""
+    mask = None
+    if isinstance(found, tuple):
+        found, mask = found
+    if isinstance(expected, list) and expected and isinstance(expected[0], dict):
+        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+            for name, value in one.items():
+                yield from (f"[{index}].{name} {line}" for line in differences(value, other[name], tolerance))
+        return
+    expected, found = (torch.as_tensor(each, dtype=torch.float64).detach() for each in (expected, found))
+    if expected.shape != found.shape:
+        yield f"has shape {list(found.shape)}, expected {list(expected.shape)}"
+        return
+    if mask is not None:
+        expected, found = expected[mask], found[mask]
+    scaled = (found - expected).abs() / expected.abs().clamp(min=1)
+    if not bool((scaled <= tolerance).all()):  # a NaN is not within any tolerance
+        yield f"differs by {scaled.max().item():.3g}, tolerance {tolerance:.3g}"
+
+
+def check_case(raw: dict[str, Any], cases: dict[str, dict[str, Any]]) -> list[str]:
+    """The differences of one case; those outputs that the library does not give are named aloud."""
+    name, outputs = raw["name"], raw["outputs"]
+    function = next((f for pattern, f in CHECKS if fnmatch.fnmatchcase(name, pattern)), None)
+    if not outputs:
+        raise NotBuiltError("only inputs for other cases")
+    if function is None:
+        raise NotBuiltError("not built")
+    inputs = {key: tensors(key, value) for key, value in inputs_of(name, cases).items()}
+    found = function(Case(name, raw["params"], inputs, outputs, cases))
+    left_out = ", ".join(key for key in outputs if key not in found)
+    if not outputs.keys() & found.keys():
+        raise NotBuiltError(f"{left_out} not given here")
+    if left_out:
+        print(f"in part  {name}: not compared: {left_out}")
+    return [
+        f"{key} {line}"
+        for key, expected in outputs.items()
+        if key in found
+        for line in differences(expected, found[key], raw["tol"])
+    ]
+
+
+def check_file(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Checks every case of a file and tells; gives the names that passed, failed and were skipped."""
+    cases = {case["name"]: case for case in json.loads(path.read_text())["cases"]}
+    passed: list[str] = []
+    failed: list[str] = []
+    skipped: dict[str, str] = {}
+    for name, raw in cases.items():
+        try:
+            lines = check_case(raw, cases)
+        except NotBuiltError as reason:
+            skipped[name] = str(reason)
+            continue
+        except (KeyError, ValueError, RuntimeError) as error:
+            lines = [f"raised {type(error).__name__}: {error}"]
+        (failed if lines else passed).append(name)
+        if lines:
+            print(f"failed   {name}: " + "; ".join(lines))
+    for name, why in skipped.items():
+        print(f"skipped  {name} ({why})")
+    print(f"{len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped")
+    return passed, failed, list(skipped)
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+        found = f"no file {arguments[0]}" if len(arguments) == 1 else f"{len(arguments)} arguments"
+        print(f"expected one file of cases, found {found}\nusage: check.py FILE", file=sys.stderr)
+        return 2
+    return 1 if check_file(Path(arguments[0]))[1] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
