@@ -1,0 +1,1 @@
+"""The command line: a front door without torch, and LightningCLI behind it."""

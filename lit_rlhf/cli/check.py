@@ -1,0 +1,144 @@
+"""``lit-rlhf check``: tokenizer and data looked over, one example shown with what counts; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from lit_rlhf.cli.fit import CommandLine
+from lit_rlhf.cli.guard import run_guarded
+from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.data.tokenization import load_tokenizer
+from lit_rlhf.data.tree_datamodule import TreeDataModule
+from lit_rlhf.models.loading import resolve_model_name
+
+STYLES = {"prompt": "cyan", "counted": "bold green", "uncounted": "dim", "eos": "bold reverse magenta"}
+MEANING = {
+    "prompt": "read, not counted",
+    "counted": "the loss counts these tokens",
+    "uncounted": "response tokens that the loss leaves out",
+    "eos": "the end of a response; counted",
+}
+LONGEST_SHOWN = 4000
+"""Characters of a part that are shown; the rest is cut and said."""
+
+
+class CheckCommandLine(CommandLine):
+    """Takes what ``fit`` takes, builds the data module alone and looks at it."""
+
+    def __init__(self, argv: Sequence[str], console: Console) -> None:
+        self.console = console
+        super().__init__("fit", argv)
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing: there is no run folder."""
+
+    def instantiate_classes(self) -> None:
+        """The data module, with the tokenizer that the module would give it."""
+        config = self.config.clone()
+        arguments = config.fit.model.init_args
+        config.fit.model = None
+        config.fit.trainer.callbacks = None
+        self.data = self._get(self.parser.instantiate(config), "data")
+        if not isinstance(self.data, TreeDataModule):
+            refuse(
+                f"check looks at the data modules of lit_rlhf; {type(self.data).__name__} is none of them.",
+                "Subclass TreeDataModule, or look at it with --trainer.fast_dev_run true.",
+            )
+        self.model_name = resolve_model_name(arguments.get("model"))
+        if self.data.tokenizer is None:
+            self.data.tokenizer = load_tokenizer(self.model_name)
+        if self.data.chat_template is None:
+            self.data.chat_template = arguments.get("chat_template")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        # The data module logs its report too; here it is printed once, where the rest is.
+        logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            for split, path in self.data.paths.items():
+                if path is not None or (split == "val" and self.data.val_fraction):
+                    self.data.plant(split)
+        finally:
+            logger.setLevel(level)
+        show(self.data, self.model_name, self.console)
+
+
+def show(data: TreeDataModule, model_name: str, console: Console) -> None:
+    """Print the tokenizer's special tokens, what was read of each split, and the first example."""
+    encoder = data.encoder
+    tokens = {
+        name: f"{encoder.tokenizer.convert_ids_to_tokens(number)!r} ({number})"
+        if number is not None
+        else "none"
+        for name, number in (
+            ("BOS", encoder.bos_token_id),
+            ("EOS", encoder.eos_token_id),
+            ("pad", encoder.pad_token_id),
+        )
+    }
+    say(
+        console,
+        f"tokenizer: {len(encoder.tokenizer)} tokens, " + ", ".join(f"{n} {t}" for n, t in tokens.items()),
+    )
+    for report in data.report.values():
+        for line in report.lines():
+            say(console, line)
+    check_length(data, model_name, console)
+    split = next((name for name in ("train", "val", "test", "predict") if data.trees(name)), None)
+    if split is None:
+        refuse("there is no row that can be used.")
+    say(console, f"\nthe first row of {split}:")
+    console.print(example_text(data.example(split)), soft_wrap=True)  # type: ignore[arg-type]
+
+
+def check_length(data: TreeDataModule, model_name: str, console: Console) -> None:
+    """Say how long the longest sequence is, and whether the model has positions for it."""
+    longest = 0
+    for split in data.report:
+        for tree in data.trees(split):  # type: ignore[arg-type]
+            longest = max(longest, len(tree.prompt_ids) + max(map(len, tree.response_ids), default=0))
+    config_file = Path(model_name) / "config.json"
+    positions = (
+        json.loads(config_file.read_text()).get("max_position_embeddings") if config_file.is_file() else None
+    )
+    say(console, f"longest sequence: {longest} tokens" + (f" of {positions} positions" if positions else ""))
+    if positions and longest > positions:
+        refuse(
+            f"the longest sequence has {longest} tokens, the model has {positions} positions.",
+            "Lower data.max_prompt_tokens or data.max_response_tokens.",
+        )
+
+
+def example_text(parts: Sequence[tuple[str, Any]]) -> Text:
+    """The example's parts, one under the other, each behind its kind: coloured, and readable without colour."""
+    text = Text()
+    for content, kind in parts:
+        shown = content[:LONGEST_SHOWN]
+        if len(content) > LONGEST_SHOWN:
+            shown += f" … ({len(content) - LONGEST_SHOWN} more characters)"
+        for number, line in enumerate(shown.split("\n")):
+            text.append(f"  {kind if number == 0 else '':<10}│ ", style="dim")
+            text.append(line + "\n", style=STYLES[kind])
+    text.append("\n")
+    for kind in dict.fromkeys(kind for _, kind in parts):
+        text.append(f"  {kind:<10}", style=STYLES[kind])
+        text.append(f"  {MEANING[kind]}\n", style="dim")
+    return text
+
+
+def say(console: Console, line: str) -> None:
+    """A line as it is: data may hold what rich would take for markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """``lit-rlhf check``"""
+    run_guarded("check", lambda: CheckCommandLine(argv, Console()))

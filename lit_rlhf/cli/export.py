@@ -1,0 +1,80 @@
+"""``lit-rlhf export``: the Hugging Face folder of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import lit_rlhf
+from lit_rlhf.cli.refusal import near_files, refuse
+
+
+def main(argv: Sequence[str]) -> None:
+    """``lit-rlhf export CKPT DIR``"""
+    parser = argparse.ArgumentParser(
+        "lit-rlhf export",
+        description="Write the weights of a checkpoint as a Hugging Face folder, the same as a finished fit's export/.",
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="e.g. runs/sft/checkpoints/last.ckpt")
+    parser.add_argument("directory", metavar="DIR", help="the folder to write; new or empty")
+    parser.add_argument(
+        "--model", help="the folder that the run started from, if it is no longer where it was"
+    )
+    parser.add_argument("--module", help="the module's class, for a checkpoint not made by `lit-rlhf fit`")
+    arguments = parser.parse_args(argv)
+    checkpoint, directory = Path(arguments.checkpoint), Path(arguments.directory)
+    if not checkpoint.exists():
+        refuse(f"{checkpoint}: no such file.", *near_files(str(checkpoint)))
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        refuse(f"{directory} is not empty.", "Give a new folder.")
+    module = load_module(checkpoint, arguments.module, arguments.model)
+    module.export(directory)
+    print(f"exported {type(module).__name__} of {checkpoint} to {directory}")
+
+
+def load_module(checkpoint: Path, class_name: str | None, model: str | None) -> Any:
+    """The module that wrote `checkpoint`, with its weights, on the CPU.
+
+    Args:
+        checkpoint: the file.
+        class_name: its class, short or dotted; None = what the checkpoint says.
+        model: in place of the checkpoint's own `model` argument.
+    """
+    import torch
+
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    if "state_dict" not in content:
+        refuse(f"{checkpoint} is no Lightning checkpoint: it has no state_dict.")
+    arguments = dict(content.get("hyper_parameters", {}))
+    recorded = arguments.pop("_class_path", None)
+    arguments.pop("_instantiator", None)
+    del content
+    if not (class_name or recorded):
+        refuse(
+            f"{checkpoint} does not say which module wrote it: it was not made by `lit-rlhf fit`.",
+            f"Give --module, one of {', '.join(n for n in lit_rlhf.__all__ if not n.endswith('DataModule'))}",
+        )
+    given = model or arguments.get("model")
+    if isinstance(given, str) and given.startswith((".", "/", "~")) and not Path(given).expanduser().exists():
+        refuse(
+            f"{checkpoint} was trained from the model {given}, which is not there.",
+            "Give --model: its new place, or another folder of the same architecture and tokenizer.",
+        )
+    changes = {"model": model} if model else {}
+    return find_class(class_name or recorded).load_from_checkpoint(checkpoint, map_location="cpu", **changes)
+
+
+def find_class(name: str | Any) -> Any:
+    """One of our modules by its short name, or any class by its dotted path."""
+    if name in lit_rlhf.__all__:
+        return getattr(lit_rlhf, name)
+    module_name, _, class_name = str(name).rpartition(".")
+    try:
+        return getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError):
+        near = difflib.get_close_matches(str(name).rsplit(".", 1)[-1], lit_rlhf.__all__, n=1)
+        refuse(f"no module class is called '{name}'.", *([f"Did you mean '{near[0]}'?"] if near else []))

@@ -1,0 +1,93 @@
+"""``check``: what it shows of the data, and that it trains nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_rlhf.cli.check import example_text
+from lit_rlhf.cli.configs import shipped
+from lit_rlhf.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+def check(phase: str, model: Path, *flags: str) -> None:
+    main(["check", "--config", str(shipped()[phase]), "--model.model", str(model), *flags])
+
+
+def test_prompt_counted_and_eos_are_told_apart(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "Say [bold]soup[/bold]:\nnow", "response": " soup"}] * 2 + [
+        {"prompt": "a", "response": "b"}
+    ]
+    check("sft", tiny_model_dir, "--data.path", write("d.jsonl", rows), "--data.val_fraction", "0")
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    place = lines.index("the first row of train:")
+    assert lines[place + 1 : place + 5] == [
+        "  prompt    │ <|bos|>Say [bold]soup[/bold]:",
+        "            │ now",
+        "  counted   │  soup",
+        "  eos       │ <|eos|>",
+    ]
+    assert any(line.startswith("train: 3 rows") for line in lines)
+    assert any("1 rows repeat an earlier one" in line for line in lines)
+    assert lines[0].startswith(
+        "tokenizer: 320 tokens, BOS '<|bos|>' (0), EOS '<|eos|>' (1), pad '<|pad|>' (2)"
+    )
+    assert list(Path().iterdir()) == [Path("d.jsonl")]  # no run folder, no model
+
+
+def test_bad_rows_are_named(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write("p.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b"}])
+    with pytest.raises(SystemExit) as stop:
+        check("dpo", tiny_model_dir, "--data.path", path)
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert "p.jsonl:2" in said
+    assert "Traceback" not in said
+
+
+def test_a_sequence_longer_than_the_model_is_refused(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write("d.jsonl", [{"prompt": "a", "response": "xyz " * 200}] * 2)
+    with pytest.raises(SystemExit) as stop:
+        check("sft", tiny_model_dir, "--data.path", path, "--data.val_fraction", "0")
+    assert stop.value.code == 2
+    assert "the model has 256 positions" in capsys.readouterr().err
+
+
+def test_missing_model_folder_names_what_is_near(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write("d.jsonl", [{"prompt": "a", "response": "b"}])
+    Path("models/gpt").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stop:
+        check("sft", Path("./models/gtp").absolute(), "--data.path", path)
+    assert stop.value.code == 1
+    assert "gpt" in capsys.readouterr().err
+
+
+def test_uncounted_turns_are_shown() -> None:
+    text = example_text(
+        [("q", "prompt"), ("a", "counted"), ("<e>", "eos"), ("user: more", "uncounted")]
+    ).plain
+    assert "  uncounted │ user: more\n" in text
+
+
+def test_a_long_part_is_cut_and_says_so() -> None:
+    assert "… (5 more characters)" in example_text([("x" * 4005, "prompt")]).plain
