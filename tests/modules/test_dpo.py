@@ -1,0 +1,135 @@
+"""DPO: where it starts, what the reference is, and that precomputing it changes nothing."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_rlhf import DPOModule, PairDataModule
+from lit_rlhf.data.trees import pack_trees
+from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
+from lit_rlhf.modules.reference_cache import ReferenceCache
+from tests.conftest import make_llama, make_tokenizer
+from tests.distributed import run_distributed
+from tests.modules.training import quiet_trainer, random_trees, weights_of
+
+TOKENIZER = make_tokenizer()
+PAIRS = [
+    {"prompt": f"the soup {i}", "chosen": " is tasty .", "rejected": " is late and big ."} for i in range(24)
+]
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=1e-3)
+
+
+def make_module(**settings) -> DPOModule:
+    torch.manual_seed(0)
+    return DPOModule(make_llama(TOKENIZER), optimizer=adam, tokenizer=TOKENIZER, **settings)
+
+
+class FirstLoss(DPOModule):
+    """Keeps the training losses."""
+
+    def compute_loss(self, batch):
+        output = super().compute_loss(batch)
+        if self.trainer.training:
+            self.losses = [*getattr(self, "losses", []), (output.total / output.count).item()]
+        return output
+
+
+@pytest.mark.parametrize("storage", ["frozen", "precomputed"])
+def test_the_loss_starts_at_ln_2(storage):
+    torch.manual_seed(0)
+    module = FirstLoss(make_llama(TOKENIZER), optimizer=adam, tokenizer=TOKENIZER, reference_storage=storage)
+    quiet_trainer().fit(module, datamodule=PairDataModule(PAIRS, batch_size=4))
+    assert module.losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert module.losses[-1] < 0.6
+
+
+def test_precomputed_is_frozen():
+    trained = []
+    for storage in ("frozen", "precomputed"):
+        module = make_module(reference_storage=storage)
+        trainer = quiet_trainer()
+        trainer.fit(module, datamodule=PairDataModule(PAIRS, val_fraction=0.25, batch_size=4))
+        trained.append((weights_of(module.network), trainer.callback_metrics["val/loss"].item()))
+    assert torch.allclose(trained[0][0], trained[1][0], atol=1e-5)
+    assert trained[0][1] == pytest.approx(trained[1][1], abs=1e-5)
+
+
+def test_no_second_model_is_held_once_it_is_precomputed():
+    module = make_module(reference_storage="precomputed")
+    quiet_trainer().fit(module, datamodule=PairDataModule(PAIRS, batch_size=4))
+    assert module._reference is None
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
+@pytest.mark.parametrize("storage", ["frozen", "precomputed"])
+def test_resume_is_exact_and_keeps_the_reference(storage, tmp_path: Path):
+    def data() -> PairDataModule:
+        return PairDataModule(PAIRS, batch_size=4)
+
+    straight = make_module(reference_storage=storage)
+    quiet_trainer(max_epochs=2).fit(straight, datamodule=data())
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=4, filename="{step}", save_top_k=-1)
+    trainer = quiet_trainer(enable_checkpointing=True, callbacks=[keep])
+    trainer.fit(make_module(reference_storage=storage), datamodule=data())
+    resumed = make_module(reference_storage=storage)
+    quiet_trainer(max_epochs=2).fit(resumed, datamodule=data(), ckpt_path=str(tmp_path / "step=4.ckpt"))
+    assert torch.equal(weights_of(resumed.network), weights_of(straight.network))
+
+
+def test_the_reference_can_be_another_folder(tmp_path: Path):
+    other = make_llama(TOKENIZER, seed=9)
+    other.save_pretrained(tmp_path)
+    module = make_module(reference=str(tmp_path), beta=0.5)
+    batch = pack_trees(random_trees(3))
+    module.trainer = quiet_trainer()
+    policy = sequence_logprobs(module.network(batch))
+    reference = sequence_logprobs(PolicyNetwork(other)(batch))
+    assert torch.allclose(module.judge(batch).scores, 0.5 * (policy - reference), atol=1e-4)
+
+
+def test_the_checkpoint_holds_one_model(tmp_path: Path):
+    keep = ModelCheckpoint(tmp_path, filename="end")
+    trainer = quiet_trainer(enable_checkpointing=True, callbacks=[keep])
+    trainer.fit(make_module(), datamodule=PairDataModule(PAIRS, batch_size=8))
+    stored = torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"]
+    assert len(stored) == len(make_llama(TOKENIZER).state_dict())
+
+
+def test_precomputed_without_numbered_rows_is_refused():
+    cache = ReferenceCache()
+    trees = random_trees(3)
+    cache.fill("train", trees, lambda batch: torch.zeros(batch.num_responses), torch.device("cpu"), 0, 1)
+    with pytest.raises(ValueError, match="reference_storage to frozen"):
+        cache.look_up("train", pack_trees(trees))
+
+
+def _ids_of_first_tokens(batch) -> torch.Tensor:
+    """A stand-in for log-probabilities that tells every response apart."""
+    return batch.grid(batch.input_ids)[:, 0].float()
+
+
+def _filled(rank: int, world_size: int) -> list[float]:
+    cache, trees = ReferenceCache(), random_trees(70)
+    cache.fill("train", trees, _ids_of_first_tokens, torch.device("cpu"), rank, world_size)
+    picked = [69, 0, 33]
+    return cache.look_up("train", pack_trees([trees[i] for i in picked], picked)).tolist()
+
+
+def _filled_on_a_rank() -> list[float]:
+    torch.distributed.init_process_group("gloo")
+    found = _filled(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    torch.distributed.destroy_process_group()
+    return found
+
+
+def test_the_cache_finds_each_row_on_one_process_and_on_two():
+    trees = random_trees(70)
+    expected = [float(response[0]) for i in (69, 0, 33) for response in trees[i].response_ids]
+    assert _filled(0, 1) == expected
+    assert run_distributed(_filled_on_a_rank, 2) == [expected, expected]

@@ -1,0 +1,52 @@
+"""Every name that a module logs is in the one list, and every name of the list is logged by somebody."""
+
+import lightning as L
+import torch
+
+from lit_rlhf import (
+    DemonstrationDataModule,
+    DPOModule,
+    PairDataModule,
+    PPOModule,
+    PromptDataModule,
+    RewardModule,
+    SFTModule,
+)
+from lit_rlhf.callbacks import Throughput
+from lit_rlhf.metrics import LOGGED_NAMES
+from tests.conftest import make_llama, make_tokenizer
+from tests.modules.training import quiet_trainer
+
+TOKENIZER = make_tokenizer()
+PAIRS = [{"prompt": f"the soup {i}", "chosen": " is tasty", "rejected": " is late"} for i in range(8)]
+DEMONSTRATIONS = [{"prompt": f"the soup {i}", "response": " is tasty"} for i in range(8)]
+PROMPTS = [{"prompt": f"the soup {i}"} for i in range(8)]
+
+
+def length(prompts, completions, **columns):
+    return [float(len(text)) for text in completions]
+
+
+def fits() -> list[tuple[L.LightningModule, L.LightningDataModule]]:
+    torch.manual_seed(0)
+    shared = {"tokenizer": TOKENIZER}
+    demonstrations = DemonstrationDataModule(DEMONSTRATIONS, val_path=DEMONSTRATIONS, batch_size=4)
+    return [
+        (SFTModule(make_llama(TOKENIZER), **shared), demonstrations),
+        (RewardModule(make_llama(TOKENIZER), **shared), PairDataModule(PAIRS, val_path=PAIRS, batch_size=4)),
+        (DPOModule(make_llama(TOKENIZER), **shared), PairDataModule(PAIRS, val_path=PAIRS, batch_size=4)),
+        (
+            PPOModule(make_llama(TOKENIZER), length, minibatch_size=4, max_new_tokens=4, **shared),
+            PromptDataModule(PROMPTS, val_path=PROMPTS, batch_size=8),
+        ),
+    ]  # fmt: skip
+
+
+def test_modules_log_the_list_and_the_list_is_logged():
+    logged = set()
+    for module, data in fits():
+        trainer = quiet_trainer(callbacks=[Throughput()])
+        trainer.fit(module, datamodule=data)
+        logged |= set(trainer.logged_metrics) | set(trainer.callback_metrics)
+    assert logged - set(LOGGED_NAMES) == set()
+    assert set(LOGGED_NAMES) - logged == set()
