@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -23,6 +23,12 @@ NOT_HYPERPARAMETERS = ["optimizer", "scheduler", "tokenizer"]
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
     """AdamW at 1e-4 without weight decay."""
     return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
+
+
+class Movable(Protocol):
+    """A frozen network, or a reward that may hold one."""
+
+    def to(self, device: torch.device | str) -> Any: ...
 
 
 class PhaseModule(L.LightningModule):
@@ -64,6 +70,27 @@ class PhaseModule(L.LightningModule):
     def datamodule(self) -> Any:
         """The trainer's data module, or None where it was given plain loaders."""
         return getattr(self.trainer, "datamodule", None)
+
+    def frozen(self) -> list[Movable]:
+        """What the phase holds beside its network: not registered, so moved here and not by Lightning."""
+        return []
+
+    def _move_frozen(self) -> None:
+        for held in self.frozen():
+            held.to(self.device)
+
+    # The module is on its device in these hooks, and not yet in `setup`.
+    def on_fit_start(self) -> None:
+        self._move_frozen()
+
+    def on_validation_start(self) -> None:
+        self._move_frozen()
+
+    def on_test_start(self) -> None:
+        self._move_frozen()
+
+    def on_predict_start(self) -> None:
+        self._move_frozen()
 
     def remember_arguments(self, model: str | nn.Module, *objects: str) -> None:
         """Save the constructor's arguments as hyper-parameters, without those that are objects."""

@@ -15,7 +15,7 @@ from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import disable_dropout, load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
 from lit_rlhf.models.reference import Frozen
-from lit_rlhf.modules.base import default_optimizer
+from lit_rlhf.modules.base import Movable, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.modules.reference_cache import ReferenceCache
@@ -97,11 +97,11 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         assert self._reference is not None
         return sequence_logprobs(self._reference(batch))
 
-    def setup(self, stage: str) -> None:
-        if self._reference is not None:
-            self._reference.to(self.device)
+    def frozen(self) -> list[Movable]:
+        return [] if self._reference is None else [self._reference]
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self._precomputed is None:
             return
         if "train" not in self._precomputed:  # else it came with the checkpoint

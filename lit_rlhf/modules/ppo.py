@@ -27,7 +27,7 @@ from lit_rlhf.models.loading import disable_dropout, load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
-from lit_rlhf.modules.base import default_optimizer, prompts_of
+from lit_rlhf.modules.base import Movable, default_optimizer, prompts_of
 from lit_rlhf.modules.policy_phase import SHOWN, PolicyPhase
 from lit_rlhf.modules.rollout_loader import RolloutLoader
 from lit_rlhf.ops.kl import k1
@@ -300,9 +300,8 @@ class PPOModule(PolicyPhase):
             for i in range(min(SHOWN, len(experience)))
         ]
 
-    def setup(self, stage: str) -> None:
-        self._reference.to(self.device)
-        self.reward.to(self.device)
+    def frozen(self) -> list[Movable]:
+        return [self._reference, self.reward]
 
     def export(self, directory: str | Path) -> None:
         """Write the policy as ``AutoModelForCausalLM`` loads it; the critic stays in the checkpoint."""

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.data.files import read_rows
-from lit_rlhf.data.trees import pack_trees, plant_tree
+from lit_rlhf.data.datamodules import read_reference_trees
+from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.losses.reward import bradley_terry_loss
 from lit_rlhf.models.export import export_scorer
 from lit_rlhf.models.loading import disable_dropout
@@ -90,6 +90,7 @@ class RewardModule(ComparisonPhase):
         ]
 
     def on_validation_start(self) -> None:
+        super().on_validation_start()
         # before a checkpoint that is written at the end of validation, so that its bias is the centred one
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._center_scores()
@@ -133,8 +134,7 @@ class RewardModule(ComparisonPhase):
 
     def _reference_trees(self) -> list[Tree]:
         if self.references is not None:
-            rows = read_rows(self.references, "demonstrations").rows[:MAX_REFERENCES]
-            return [tree for row in rows for tree in plant_tree(row, self.encoder)[0]]
+            return read_reference_trees(self.references, self.encoder)[:MAX_REFERENCES]
         trees = self.datamodule.trees("train") if hasattr(self.datamodule, "trees") else []
         return [single for tree in trees[:MAX_REFERENCES] if (single := _preferred_only(tree))]
 

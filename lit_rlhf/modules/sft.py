@@ -58,6 +58,7 @@ class SFTModule(PolicyPhase):
         self.val_loss = MeanMetric()
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self.trainer.max_epochs not in (1, -1, None):
             rank_zero_warn(
                 f"trainer.max_epochs is {self.trainer.max_epochs}: supervised fine-tuning for more than one epoch "

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lit_rlhf.models.reference import Frozen
 from lit_rlhf.modules.ppo import PPOModule
 from lit_rlhf.records import Experience, Row
 from lit_rlhf.rewards.protocol import RewardError
@@ -222,3 +223,12 @@ def test_critic_learning_rate_is_its_own():
     groups = module.configure_optimizers().param_groups
     assert [group["lr"] for group in groups] == [3e-3, 0.5]
     assert sum(len(group["params"]) for group in groups) == len(list(module.network.parameters()))
+
+
+def test_frozen_models_follow_the_module_to_its_device(monkeypatch):
+    """They are not registered, so nobody else moves them."""
+    moved = []
+    monkeypatch.setattr(Frozen, "to", lambda self, device: moved.append((self, device)) or self)
+    module = make_module()
+    fit(module)
+    assert (module._reference, module.device) in moved

@@ -11,6 +11,7 @@ from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.scorer import load_scorer
 from lit_rlhf.records import Comparison, Tree
 from tests.conftest import make_llama, make_tokenizer
+from tests.distributed import run_distributed
 from tests.modules.training import quiet_trainer, random_trees, weights_of
 
 TOKENIZER = make_tokenizer()
@@ -195,3 +196,20 @@ def test_predict_gives_the_scores_of_each_row():
     assert [(row["id"], len(row["reward_scores"])) for row in rows] == [("a", 3), ("b", 1)]
     alone = module.score(pack_trees(data.trees("predict")[1:]))
     assert rows[1]["reward_scores"] == pytest.approx(alone.tolist(), abs=1e-5)
+
+
+def _bias_on_a_rank() -> tuple[float, float]:
+    module = make_module()
+    trainer = quiet_trainer(devices=2, strategy="ddp")
+    trainer.fit(module, datamodule=PairDataModule(PAIRS[:31], val_path=PAIRS[:5], batch_size=8))
+    return module.network.head.bias.item(), trainer.callback_metrics["val/rewards/accuracies"].item()
+
+
+def test_two_ranks_set_the_bias_and_count_the_accuracy_of_one():
+    single = make_module()
+    trainer = quiet_trainer()
+    trainer.fit(single, datamodule=PairDataModule(PAIRS[:31], val_path=PAIRS[:5], batch_size=8))
+    accuracy = trainer.callback_metrics["val/rewards/accuracies"].item()
+    for bias, counted in run_distributed(_bias_on_a_rank, 2):
+        assert bias == pytest.approx(single.network.head.bias.item(), abs=1e-3)
+        assert counted == pytest.approx(accuracy, abs=1e-6)

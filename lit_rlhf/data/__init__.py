@@ -1,0 +1,1 @@
+"""Files to rows to response trees to batches."""

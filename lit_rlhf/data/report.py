@@ -1,0 +1,126 @@
+"""What was read: rows, tokens, and everything that was cut, dropped or doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from lit_rlhf.data.tokenization import TextEncoder
+from lit_rlhf.data.trees import Truncation
+from lit_rlhf.records import Tree
+
+PartKind: TypeAlias = Literal["prompt", "counted", "uncounted", "eos"]
+
+
+@dataclass
+class SplitReport:
+    """Counts of one split; see the strings for what each is."""
+
+    split: str
+    rows: int = 0
+    """Rows that were read and are used."""
+    trees: int = 0
+    """What they became; more than rows where long text was cut into windows."""
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+    counted_tokens: int = 0
+    bad: int = 0
+    """Rows left out because they could not be read."""
+    first_bad: str = ""
+    duplicates: int = 0
+    """Rows that repeat an earlier one's prompt and responses; kept."""
+    first_duplicate: str = ""
+    truncated_prompts: int = 0
+    dropped_messages: int = 0
+    """Whole turns that shortened prompts lost."""
+    truncated_responses: int = 0
+    """Responses cut on their right; they have no EOS."""
+    responses: int = 0
+    identical: int = 0
+    """Comparisons dropped because their two sides were the same tokens."""
+    first_identical: str = ""
+    no_comparison: int = 0
+    """Rows left out because nothing in them is compared: all tied, or fewer than two judged."""
+    doubled_bos: int = 0
+    """Prompts that came with more than one BOS; the surplus was taken off."""
+    first_doubled_bos: str = ""
+    unanswered: int = 0
+    """Turns behind a conversation's last assistant turn, left out."""
+    shared_prompts: int = 0
+    """Distinct prompts of this split that the training rows hold too."""
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, place: str, trees: Sequence[Tree], lost: Truncation) -> None:
+        """Count one row."""
+        self.rows += bool(trees)
+        self.trees += len(trees)
+        for tree in trees:
+            self.prompt_tokens += len(tree.prompt_ids)
+            self.response_tokens += sum(map(len, tree.response_ids))
+            self.counted_tokens += sum(map(sum, tree.response_masks))
+            self.responses += len(tree.response_ids)
+        self.truncated_prompts += lost.prompts
+        self.dropped_messages += lost.messages
+        self.truncated_responses += lost.responses
+        self.unanswered += lost.unanswered
+        self.identical += lost.identical
+        self.doubled_bos += lost.doubled_bos
+        if lost.identical:
+            self.first_identical = self.first_identical or place
+        if lost.doubled_bos:
+            self.first_doubled_bos = self.first_doubled_bos or place
+
+    def lines(self) -> list[str]:
+        """What there is to say, the counts that are zero left out."""
+        windows = f" in {self.trees} windows" if self.trees > self.rows else ""
+        head = f"{self.split}: {self.rows} rows{windows}, {self.prompt_tokens} prompt tokens"
+        if self.responses:
+            head += f", {self.counted_tokens} of {self.response_tokens} response tokens counted"
+        doubtful = [
+            (self.bad, f"bad rows left out (first: {self.first_bad})"),
+            (self.duplicates, f"rows repeat an earlier one and are kept (first: {self.first_duplicate})"),
+            (self.truncated_prompts, "prompts cut on the left to max_prompt_tokens"),
+            (self.dropped_messages, "whole turns among what they lost"),
+            (
+                self.truncated_responses,
+                f"of {self.responses} responses cut to max_response_tokens, no EOS",
+            ),
+            (
+                self.identical,
+                f"comparisons dropped, their two sides the same tokens (first: {self.first_identical})",
+            ),
+            (self.no_comparison, "rows left out, nothing in them is compared (ties, or under two judged)"),
+            (self.doubled_bos, f"prompts came with a double BOS, one kept (first: {self.first_doubled_bos})"),
+            (self.unanswered, "turns behind the last assistant turn left out"),
+            (self.shared_prompts, "distinct prompts shared with the training rows"),
+        ]
+        return [
+            head,
+            *(f"  {count} {what}" for count, what in doubtful if count),
+            *(f"  {n}" for n in self.notes),
+        ]
+
+
+def example_parts(tree: Tree, encoder: TextEncoder) -> list[tuple[str, PartKind]]:
+    """A tree as text, its parts told apart: what is a prompt, what counts, what does not, and each EOS.
+
+    Special tokens are shown, so that a missing or doubled one is seen.
+    """
+    parts: list[tuple[str, PartKind]] = [(_spell(tree.prompt_ids, encoder), "prompt")]
+    for ids, mask in zip(tree.response_ids, tree.response_masks, strict=True):
+        run: list[int] = []
+        kinds: list[PartKind] = [
+            "uncounted" if not counted else "eos" if token == encoder.eos_token_id else "counted"
+            for token, counted in zip(ids, mask, strict=True)
+        ]
+        for place, token in enumerate(ids):
+            run.append(token)
+            if place + 1 == len(ids) or kinds[place + 1] != kinds[place]:
+                parts.append((_spell(run, encoder), kinds[place]))
+                run = []
+    return parts
+
+
+def _spell(ids: list[int], encoder: TextEncoder) -> str:
+    return encoder.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,0 +1,266 @@
+"""Files of one kind as batches of response trees: what the data modules have in common.
+
+A data module takes its tokenizer and chat template from the module that it meets in the trainer, reads and
+tokenizes a split once, and says what it read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from transformers import PreTrainedTokenizerBase
+
+from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
+from lit_rlhf.data.formats import Kind
+from lit_rlhf.data.loader import TreeLoader
+from lit_rlhf.data.report import PartKind, SplitReport, example_parts
+from lit_rlhf.data.sources import Split
+from lit_rlhf.data.split import shared_prompts, split_rows
+from lit_rlhf.data.tokenization import AssistantTurns, TextEncoder, load_tokenizer
+from lit_rlhf.data.trees import plant_tree
+from lit_rlhf.records import Row, Tree
+
+_STAGES: dict[str | None, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+    None: ("train", "val"),
+}
+
+
+class _NoLoaders(CombinedLoader):
+    """No validation, as Lightning takes it without a warning: no loader, where ``[]`` is one of no length."""
+
+    def __init__(self) -> None:
+        super().__init__([], "sequential")
+
+    @property
+    def flattened(self) -> list[Any]:
+        return []
+
+    @flattened.setter
+    def flattened(self, flattened: list[Any]) -> None:
+        assert not flattened
+
+
+@dataclass
+class Planted:
+    """A split in tokens. `rows` are those that were kept; `weights` go with the trees."""
+
+    rows: list[Row]
+    trees: list[Tree]
+    weights: list[float]
+
+
+class TreeDataModule(LightningDataModule):
+    """Files of one kind as batches of response trees; its subclasses in ``datamodules.py`` name the kind.
+
+    Args:
+        path: Training data: a file, folder or hub name, a list of them, or of ``{path, weight}``.
+        val_path: Validation data, taken as it is.
+        val_fraction: Instead of `val_path`: share of the prompts of `path` that validate.
+        test_path: Data for ``test``.
+        predict_path: Data for ``predict``; rows need no judgement there.
+        batch_size: Prompts of a batch, with all their responses, over all ranks.
+        max_tokens: Instead of `batch_size`: tokens of a batch on each rank.
+        max_prompt_tokens: Longer prompts are cut on their left, conversations by whole turns.
+        max_response_tokens: Longer responses are cut on their right; `text` is cut into windows of this size.
+        assistant_turns: Whether all assistant turns of a conversation count, or the last only.
+        shuffle: Whether every epoch has an order of its own.
+        seed: Decides order and validation split.
+        bad_rows: Whether a row that cannot be read stops the run, or is skipped and counted.
+        chat_template: For conversations: chatml, a .jinja file or a template; by default the module's or the
+            tokenizer's own.
+        tokenizer: A tokenizer, or where to load one from; by default the module's.
+
+    Raises:
+        ValueError: `val_path` and `val_fraction` are both given.
+    """
+
+    kind: ClassVar[Kind]
+    compares: ClassVar[bool] = False
+    """Whether a row without a comparison has nothing to give."""
+
+    def __init__(
+        self,
+        path: DataPath,
+        val_path: DataPath | None = None,
+        val_fraction: float = 0.0,
+        test_path: DataPath | None = None,
+        predict_path: DataPath | None = None,
+        batch_size: int = 8,
+        max_tokens: int | None = None,
+        max_prompt_tokens: int | None = 512,
+        max_response_tokens: int | None = 512,
+        assistant_turns: AssistantTurns = "all",
+        shuffle: bool = True,
+        seed: int = 0,
+        bad_rows: BadRows = "error",
+        chat_template: str | None = None,
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        super().__init__()
+        if val_path is not None and val_fraction:
+            raise ValueError("data.val_path and data.val_fraction are both given: take one of them")
+        for name, limit in (
+            ("batch_size", batch_size),
+            ("max_tokens", max_tokens),
+            ("max_prompt_tokens", max_prompt_tokens),
+            ("max_response_tokens", max_response_tokens),
+        ):
+            if limit is not None and limit < 1:
+                raise ValueError(f"data.{name}: expected 1 or more, found {limit}")
+        self.paths = {"train": path, "val": val_path, "test": test_path, "predict": predict_path}
+        self.val_fraction = val_fraction
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_response_tokens = max_response_tokens
+        self.assistant_turns = assistant_turns
+        self.shuffle = shuffle
+        self.seed = seed
+        self.bad_rows = bad_rows
+        self.chat_template = chat_template
+        self.tokenizer = tokenizer
+        self.report: dict[str, SplitReport] = {}
+        """What was read, by split."""
+        self._planted: dict[str, Planted] = {}
+        self._encoder: TextEncoder | None = None
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Text to ids and back, as this data module does it.
+
+        Raises:
+            ValueError: there is no tokenizer, neither given nor in the trainer's module.
+        """
+        if self._encoder is None:
+            module = None if self.trainer is None else self.trainer.lightning_module
+            tokenizer: Any = self.tokenizer or getattr(module, "tokenizer", None)
+            if tokenizer is None:
+                raise ValueError(
+                    f"{type(self).__name__} has no tokenizer: give tokenizer=..., or use it in a Trainer "
+                    "with a module that has a `tokenizer`"
+                )
+            if isinstance(tokenizer, str):
+                tokenizer = load_tokenizer(tokenizer)
+            self._encoder = TextEncoder(
+                tokenizer, self.chat_template or getattr(module, "chat_template", None)
+            )
+        return self._encoder
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and tokenize what the stage needs, once, and say what was read."""
+        for split in _STAGES[stage]:
+            self.plant(split)
+
+    def rows(self, split: Split = "train") -> list[Row]:
+        """The rows of a split, in the order of the file; empty where there is no such split."""
+        return self.plant(split).rows
+
+    def trees(self, split: Split = "train") -> list[Tree]:
+        """The trees of a split; `row_indices` of its batches point into this list."""
+        return self.plant(split).trees
+
+    def example(self, split: Split = "train") -> list[tuple[str, PartKind]]:
+        """The first tree as text in parts: ``prompt``, ``counted``, ``uncounted``, ``eos``."""
+        trees = self.trees(split)
+        return example_parts(trees[0], self.encoder) if trees else []
+
+    def train_dataloader(self) -> Iterable[Any]:
+        """Batches in an order of their own each epoch; goes on at the exact row after a resume."""
+        return self._loader("train", self.shuffle)
+
+    def val_dataloader(self) -> Iterable[Any]:
+        """Validation batches in the file's order; none where nothing was set aside."""
+        return self._loader("val") if self.trees("val") else _NoLoaders()
+
+    def test_dataloader(self) -> Iterable[Any]:
+        """Test batches in the file's order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> Iterable[Any]:
+        """Batches to score or to answer, in the file's order."""
+        return self._loader("predict")
+
+    def _loader(self, split: Split, shuffle: bool = False) -> TreeLoader:
+        planted, trainer = self.plant(split), self.trainer
+        if not planted.trees:
+            raise ValueError(f"there are no rows for {split}: give data.{_argument(split)}")
+        return TreeLoader(
+            planted.trees,
+            batch_size=None if self.max_tokens else self.batch_size,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            shuffle=shuffle,
+            rank=0 if trainer is None else trainer.global_rank,
+            world_size=1 if trainer is None else trainer.world_size,
+            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
+            weights=planted.weights if split == "train" else None,
+        )
+
+    def plant(self, split: Split) -> Planted:
+        """A split in tokens; read on the first call, and empty where there is no such split."""
+        if split in self._planted:
+            return self._planted[split]
+        if self.val_fraction and split in ("train", "val"):
+            read = self._read("train")
+            train, val, note = split_rows(read.rows, self.val_fraction, self.seed)
+            self._settle("train", read, train)
+            self._settle("val", RowSet(read.rows, read.weights, notes=[note]), val)
+        elif self.paths[split] is None:
+            self._planted[split] = Planted([], [], [])
+        else:
+            read = self._read(split)
+            self._settle(split, read, range(len(read.rows)))
+        return self._planted[split]
+
+    def _read(self, split: Split) -> RowSet:
+        kind: Kind = self.kind if split != "predict" or self.kind == "prompts" else "candidates"
+        path = self.paths[split]
+        assert path is not None
+        return read_rows(path, kind, self.bad_rows, split)
+
+    def _settle(self, split: Split, read: RowSet, places: Iterable[int]) -> None:
+        """Tokenize the rows of a split, count what is lost, and say it."""
+        report = SplitReport(
+            split,
+            bad=len(read.bad),
+            first_bad=str(read.bad[0]) if read.bad else "",
+            duplicates=read.duplicates,
+            first_duplicate=read.first_duplicate,
+            notes=list(read.notes),
+        )
+        planted = Planted([], [], [])
+        for place in places:
+            row = read.rows[place]
+            trees, lost = plant_tree(
+                row, self.encoder, self.max_prompt_tokens, self.max_response_tokens, self.assistant_turns
+            )
+            if self.compares and split != "predict" and not trees[0].comparisons:
+                report.no_comparison += 1
+                trees = []
+            report.add(row.place, trees, lost)
+            if trees:
+                planted.rows.append(row)
+                planted.trees += trees
+                planted.weights += [read.weights[place]] * len(trees)
+        if self.compares and not planted.trees:
+            raise ValueError(
+                f"data.{_argument(split)}: none of {report.no_comparison} rows tells two responses apart"
+            )
+        self._planted[split] = planted
+        if split in ("val", "test") and self.paths[split] is not None and "train" in self._planted:
+            report.shared_prompts = shared_prompts(self._planted["train"].rows, planted.rows)
+        self.report[split] = report
+        for line in report.lines():
+            rank_zero_info(line)
+
+
+def _argument(split: Split) -> str:
+    return "path" if split == "train" else "val_path (or val_fraction)" if split == "val" else f"{split}_path"
