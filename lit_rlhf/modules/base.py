@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,14 +102,26 @@ class PhaseModule(L.LightningModule):
         """The phase's loss on one batch, as a sum and a count. Meant to be overridden."""
         raise NotImplementedError
 
-    def mean_loss(self, output: LossOutput) -> Tensor:
+    def mean_loss(self, output: LossOutput, rows: Sequence[str]) -> Tensor:
         """What `training_step` returns so that the gradient is that of Σ totals / Σ counts.
 
         Both sums run over all ranks and over the accumulation window. Lightning divides by the window's
         length and the strategy averages over ranks; here the sum is put back for the ranks and scaled by the
         window's first count, and :meth:`on_before_optimizer_step` puts in the window's own count once it is
         known.
+
+        Args:
+            output: of `compute_loss`.
+            rows: the batch's row ids or places, for the error.
+        Raises:
+            FloatingPointError: the loss is not finite; nothing has been updated by it.
         """
+        if not torch.isfinite(output.total):
+            shown = ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+            raise FloatingPointError(
+                f"The loss is {output.total.item()} at epoch {self.current_epoch}, update {self.global_step}, on rows "
+                f"{shown}. Lower the learning rate, set trainer.gradient_clip_val, or look at these rows."
+            )
         count = output.count.detach().float().clamp(min=1.0)
         if self.trainer.world_size > 1:
             count = self.trainer.strategy.reduce(count, reduce_op="sum")

@@ -50,7 +50,16 @@ class ComparisonPhase(PhaseModule):
         raise NotImplementedError
 
     def compute_loss(self, batch: ResponseTrees) -> LossOutput:
-        """Summed comparison losses, prompts weighing the same whatever their K, and the sum of weights."""
+        """Summed comparison losses, prompts weighing the same whatever their K, and the sum of weights.
+
+        Raises:
+            ValueError: the batch holds no comparison.
+        """
+        if batch.better.numel() == 0:
+            raise ValueError(
+                f"{type(self).__name__} needs comparisons; {batch.row_ids[0]} has none. Give it a PairDataModule or a "
+                "RankingDataModule."
+            )
         judgement = self.judge(batch)
         weights = batch.comparison_weights()
         return LossOutput((weights * judgement.losses).sum(), weights.sum(), self._metrics(judgement, batch))
@@ -58,7 +67,7 @@ class ComparisonPhase(PhaseModule):
     def training_step(self, batch: ResponseTrees, batch_idx: int) -> Tensor:
         output = self.compute_loss(batch)
         self.log_training(output)
-        return self.mean_loss(output)
+        return self.mean_loss(output, batch.row_ids)
 
     def validation_step(self, batch: ResponseTrees, batch_idx: int) -> None:
         judgement = self.judge(batch)

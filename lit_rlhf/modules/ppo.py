@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_rlhf.data.trees import plant_tree
 from lit_rlhf.losses.policy import clipped_policy_loss, clipped_value_loss
@@ -134,6 +134,7 @@ class PPOModule(PolicyPhase):
             self._reference = Frozen.copy_of(policy)
         else:
             self._reference = Frozen(PolicyNetwork(load_causal_lm(reference)))
+            _check_same_vocabulary("reference", self._reference.network.causal_lm, policy)
         self.reward = build_reward(reward, self.tokenizer)
         self.val_means = NamedMeans(VALIDATION_MEANS)
         self._rollout_metrics: dict[str, float] = {}
@@ -216,7 +217,16 @@ class PPOModule(PolicyPhase):
     # --- the iteration: updates -------------------------------------------------------------------------
 
     def compute_loss(self, batch: ExperienceBatch) -> LossOutput:
-        """Clipped surrogate plus clipped value loss, summed over response tokens."""
+        """Clipped surrogate plus clipped value loss, summed over response tokens.
+
+        Raises:
+            TypeError: the batch is no experience.
+        """
+        if not isinstance(batch, ExperienceBatch):
+            raise TypeError(
+                f"PPOModule trains on what it has drawn itself, found a batch of {type(batch).__name__}. Give it a "
+                "PromptDataModule, or a loader made by its rollout_loader(rows)."
+            )
         mask = batch.trees.response_grid_mask()
         now = self.network(batch.trees, self.sampling.temperature)
         policy_losses = clipped_policy_loss(
@@ -243,7 +253,7 @@ class PPOModule(PolicyPhase):
     def training_step(self, batch: ExperienceBatch, batch_idx: int) -> Tensor:
         output = self.compute_loss(batch)
         self.log_training(output)
-        return self.mean_loss(output)
+        return self.mean_loss(output, batch.trees.row_ids)
 
     def on_train_epoch_end(self) -> None:
         self._rollout_metrics["time/update_seconds"] = time.perf_counter() - self._rollout_ended
@@ -310,7 +320,19 @@ class PPOModule(PolicyPhase):
 
 def _make_critic(critic: str | None, policy: PolicyNetwork) -> ScorerNetwork:
     if critic is not None:
-        return load_scorer(critic)
+        loaded = load_scorer(critic)
+        _check_same_vocabulary("critic", loaded.trunk, policy)
+        return loaded
     network = ScorerNetwork(copy.deepcopy(policy.causal_lm.base_model))
     network.zero_head()
     return network
+
+
+def _check_same_vocabulary(name: str, model: PreTrainedModel, policy: PolicyNetwork) -> None:
+    """Critic and reference read the policy's own ids."""
+    theirs, ours = model.config.vocab_size, policy.causal_lm.config.vocab_size
+    if theirs != ours:
+        raise ValueError(
+            f"model.{name}: expected the policy's vocabulary of {ours} tokens, found {theirs}: it reads the ids that "
+            "the policy draws. (A reward model may have a tokenizer of its own.)"
+        )

@@ -66,7 +66,13 @@ class SFTModule(PolicyPhase):
             )
 
     def compute_loss(self, batch: ResponseTrees) -> LossOutput:
-        """Summed negative log-likelihood and the number of counted tokens."""
+        """Summed negative log-likelihood and the number of counted tokens.
+
+        Raises:
+            ValueError: the batch holds prompts alone.
+        """
+        if batch.num_responses == 0:
+            raise ValueError(f"SFTModule needs demonstrations; {batch.row_ids[0]} has no response.")
         mask = batch.response_grid_mask()
         losses = sft_loss(self.network(batch).logprobs, mask)
         return LossOutput(masked_sum(losses, mask), mask.sum())
@@ -77,7 +83,7 @@ class SFTModule(PolicyPhase):
             output = self.compute_loss(batch)
         output.metrics["train/perplexity"] = (output.total.detach() / output.count.clamp(min=1)).exp()
         self.log_training(output)
-        return self.mean_loss(output)
+        return self.mean_loss(output, batch.row_ids)
 
     def validation_step(self, batch: ResponseTrees, batch_idx: int) -> None:
         output = self.compute_loss(batch)

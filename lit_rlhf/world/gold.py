@@ -16,7 +16,7 @@ from lit_rlhf.world.grammar import ADVERBS, LEMMAS, grammatical, parse_prompt, p
 STRESS = 0.5
 """What an adverb before a polar adjective adds to its weight of 1."""
 NOT_LANGUAGE = 4.0
-"""Taken off a response that is ungrammatical or did not come to its end."""
+"""Taken off a response that is ungrammatical or did not come to its end, whose praise then counts for nothing."""
 
 
 def content_reward(noun: str, words: Sequence[str]) -> float:
@@ -36,7 +36,11 @@ def content_reward(noun: str, words: Sequence[str]) -> float:
 
 
 def gold_reward(domain: str, noun: str, words: Sequence[str], finished: bool) -> float:
-    """The content's reward, less 4 where the response is not one finished, grammatical sentence.
+    """The content's reward; at most -4 where the response is not one finished, grammatical sentence.
+
+    Praise that is no language pleases nobody, however much of it there is; blame and a missed topic still
+    count. Were praise counted there too, a heap of good words would outweigh the fixed loss, and the run
+    without a leash would be the best of all by this reward.
 
     Args:
         domain: the prompt's domain.
@@ -52,8 +56,10 @@ def gold_reward(domain: str, noun: str, words: Sequence[str], finished: bool) ->
         2.5
     """
     prompt_text(domain, noun)  # refuses a topic that does not exist, as when arguments are swapped
-    language = finished and grammatical(words)
-    return content_reward(noun, words) - (0.0 if language else NOT_LANGUAGE)
+    content = content_reward(noun, words)
+    if finished and grammatical(words):
+        return content
+    return min(content, 0.0) - NOT_LANGUAGE
 
 
 def gold(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
@@ -70,7 +76,7 @@ def gold(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> 
 
     Example:
         >>> gold(["food soup |"], ["the soup is very tasty ."], finished=[False])
-        [-1.5]
+        [-4.0]
     """
     finished = columns.get("finished")
     if finished is None:

@@ -8,13 +8,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lit_rlhf.data.trees import pack_trees
+from lit_rlhf.models.export import export_scorer
 from lit_rlhf.models.reference import Frozen
+from lit_rlhf.models.scorer import ScorerNetwork
 from lit_rlhf.modules.ppo import PPOModule
 from lit_rlhf.records import Experience, Row
 from lit_rlhf.rewards.protocol import RewardError
 from tests.conftest import make_llama, make_tokenizer
 from tests.distributed import run_distributed
-from tests.modules.training import quiet_trainer, sgd, weights_of
+from tests.modules.training import quiet_trainer, random_trees, sgd, weights_of
 
 TOKENIZER = make_tokenizer()
 ROWS = [
@@ -232,3 +235,27 @@ def test_frozen_models_follow_the_module_to_its_device(monkeypatch):
     module = make_module()
     fit(module)
     assert (module._reference, module.device) in moved
+
+
+@pytest.mark.parametrize("part", ["critic", "reference"])
+def test_critic_and_reference_must_read_the_policys_ids(part: str, tmp_path: Path):
+    make_llama(TOKENIZER, vocab_size=len(TOKENIZER) + 8).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"model\.{part}: expected the policy's vocabulary of 320 tokens, found 328"
+    ):
+        make_module(**{part: str(tmp_path)})
+
+
+def test_a_critic_from_a_reward_model_starts_with_its_head(tmp_path: Path):
+    scorer = ScorerNetwork(make_llama(TOKENIZER).base_model)
+    scorer.shift(torch.tensor(-2.0))
+    export_scorer(scorer, TOKENIZER, tmp_path / "reward")
+    module = make_module(critic=str(tmp_path / "reward"))
+    assert torch.equal(module.network.critic.head.weight, scorer.head.weight)
+    assert module.network.critic.head.bias.item() == pytest.approx(2.0)
+    assert make_module().network.critic.head.weight.abs().max().item() == 0.0
+
+
+def test_other_data_than_prompts_is_refused():
+    with pytest.raises(TypeError, match="found a batch of ResponseTrees.*PromptDataModule"):
+        make_module().compute_loss(pack_trees(random_trees(2)))

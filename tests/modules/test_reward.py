@@ -213,3 +213,8 @@ def test_two_ranks_set_the_bias_and_count_the_accuracy_of_one():
     for bias, counted in run_distributed(_bias_on_a_rank, 2):
         assert bias == pytest.approx(single.network.head.bias.item(), abs=1e-3)
         assert counted == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_demonstrations_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"RewardModule needs comparisons; row-1 has none.*PairDataModule"):
+        make_module().compute_loss(pack_trees([Tree([5, 6], [[7, 1]], [[True, True]], id="row-1")]))

@@ -146,3 +146,18 @@ def test_samples_for_the_table_and_for_predict():
     predictions = [row for batch in trainer.predict(module, datamodule=data) for row in batch]
     assert [row["prompt"] for row in predictions] == ["the soup 0", "the soup 1", "the soup 2"]
     assert all(len(row["responses"]) == 1 for row in predictions)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_rows(tiny_model_dir):
+    module = make_module()
+    with torch.no_grad():
+        module.network.causal_lm.lm_head.weight[5] = float("nan")
+    with pytest.raises(
+        FloatingPointError, match=r"The loss is nan at epoch 0, update 0, on rows rows:1, rows:2"
+    ):
+        quiet_trainer().fit(module, datamodule=DemonstrationDataModule(ROWS, batch_size=2, shuffle=False))
+
+
+def test_prompts_without_responses_are_refused():
+    with pytest.raises(ValueError, match="row-1 has no response"):
+        make_module().compute_loss(pack_trees([Tree([5, 6], id="row-1")]))

@@ -23,15 +23,16 @@ BY_HAND = [
 def test_values_by_hand(sentence: str, noun: str, content: float, language: bool) -> None:
     words = sentence.split()
     assert content_reward(noun, words) == content
-    assert gold_reward("food", noun, words, finished=True) == (content if language else content - 4)
-    assert gold_reward("food", noun, words, finished=False) == content - 4
+    no_language = -4 + (content if content < 0 else 0)
+    assert gold_reward("food", noun, words, finished=True) == (content if language else no_language)
+    assert gold_reward("food", noun, words, finished=False) == no_language
 
 
 def test_reward_function_reads_text_and_the_finished_column() -> None:
     prompts = ["food soup |", "trip train |", "food soup |"]
     completions = ["the soup is tasty .", "that is", "the soup is tasty ."]
     assert gold(prompts, completions) == [2.0, -5.0, 2.0]
-    assert gold(prompts=prompts, completions=completions, finished=[True, True, False]) == [2.0, -5.0, -2.0]
+    assert gold(prompts=prompts, completions=completions, finished=[True, True, False]) == [2.0, -5.0, -4.0]
     assert gold(prompts, completions, domain=["food", "trip", "food"], finished=None) == [2.0, -5.0, 2.0]
     assert gold([], []) == []
 
