@@ -16,31 +16,29 @@ from lit_rlhf.world.grammar import ADVERBS, LEMMAS, grammatical, parse_prompt, p
 STRESS = 0.5
 """What an adverb before a polar adjective adds to its weight of 1."""
 NOT_LANGUAGE = 4.0
-"""Taken off a response that is ungrammatical or did not come to its end, whose praise then counts for nothing."""
+"""Taken off a response that is ungrammatical or did not come to its end."""
 
 
 def content_reward(noun: str, words: Sequence[str]) -> float:
     """Praise minus blame, plus 1 where `noun` is mentioned in either number, minus 1 where it is not.
 
     Every positive adjective counts +1 and every negative one -1, with half as much again behind an
-    adverb, whether or not the words make a sentence.
+    adverb, whether or not the words make a sentence. An adjective said twice counts once: nobody is pleased by
+    "sturdy sturdy sturdy", and were each counted, a heap of one good word would outweigh the loss for not
+    being language.
 
     Example:
         >>> content_reward("soup", "the fresh soup is very bland .".split())  # 1 - 1.5 + 1
         0.5
     """
-    praise = sum(map(polarity, words))
-    stressed = sum(polarity(second) for first, second in pairwise(words) if first in ADVERBS)
+    praise = sum(map(polarity, set(words)))
+    stressed = sum(map(polarity, {second for first, second in pairwise(words) if first in ADVERBS}))
     mentioned = any(LEMMAS.get(word) == noun for word in words)
     return praise + STRESS * stressed + (1.0 if mentioned else -1.0)
 
 
 def gold_reward(domain: str, noun: str, words: Sequence[str], finished: bool) -> float:
-    """The content's reward; at most -4 where the response is not one finished, grammatical sentence.
-
-    Praise that is no language pleases nobody, however much of it there is; blame and a missed topic still
-    count. Were praise counted there too, a heap of good words would outweigh the fixed loss, and the run
-    without a leash would be the best of all by this reward.
+    """The content's reward, less 4 where the response is not one finished, grammatical sentence.
 
     Args:
         domain: the prompt's domain.
@@ -56,10 +54,8 @@ def gold_reward(domain: str, noun: str, words: Sequence[str], finished: bool) ->
         2.5
     """
     prompt_text(domain, noun)  # refuses a topic that does not exist, as when arguments are swapped
-    content = content_reward(noun, words)
-    if finished and grammatical(words):
-        return content
-    return min(content, 0.0) - NOT_LANGUAGE
+    language = finished and grammatical(words)
+    return content_reward(noun, words) - (0.0 if language else NOT_LANGUAGE)
 
 
 def gold(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
@@ -76,7 +72,7 @@ def gold(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> 
 
     Example:
         >>> gold(["food soup |"], ["the soup is very tasty ."], finished=[False])
-        [-4.0]
+        [-1.5]
     """
     finished = columns.get("finished")
     if finished is None:

@@ -12,7 +12,9 @@ BY_HAND = [
     ("my soup is very bland .", "soup", -1.5 + 1, True),
     ("the lovely soup is truly great but a cake is stale .", "soup", 1 + 1.5 - 1 + 1, True),
     ("the plain soup is quite red .", "soup", 0 + 1, True),  # a stressed neutral adjective is worth nothing
-    ("superb very superb soup superb", "soup", 1 + 1.5 + 1 + 1, False),
+    ("superb very superb soup superb", "soup", 1.5 + 1, False),  # said three times, once with stress: counted once
+    ("the great soup is very great .", "soup", 1.5 + 1, True),
+    ("the stale soup is stale but the fresh cake is tasty .", "soup", -1 + 1 + 1 + 1, True),
     ("the soups is tasty .", "soup", 1 + 1, False),
     ("very very soup", "soup", 0 + 1, False),
     ("", "soup", -1, False),
@@ -23,16 +25,15 @@ BY_HAND = [
 def test_values_by_hand(sentence: str, noun: str, content: float, language: bool) -> None:
     words = sentence.split()
     assert content_reward(noun, words) == content
-    no_language = -4 + (content if content < 0 else 0)
-    assert gold_reward("food", noun, words, finished=True) == (content if language else no_language)
-    assert gold_reward("food", noun, words, finished=False) == no_language
+    assert gold_reward("food", noun, words, finished=True) == (content if language else content - 4)
+    assert gold_reward("food", noun, words, finished=False) == content - 4
 
 
 def test_reward_function_reads_text_and_the_finished_column() -> None:
     prompts = ["food soup |", "trip train |", "food soup |"]
     completions = ["the soup is tasty .", "that is", "the soup is tasty ."]
     assert gold(prompts, completions) == [2.0, -5.0, 2.0]
-    assert gold(prompts=prompts, completions=completions, finished=[True, True, False]) == [2.0, -5.0, -4.0]
+    assert gold(prompts=prompts, completions=completions, finished=[True, True, False]) == [2.0, -5.0, -2.0]
     assert gold(prompts, completions, domain=["food", "trip", "food"], finished=None) == [2.0, -5.0, 2.0]
     assert gold([], []) == []
 

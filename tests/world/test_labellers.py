@@ -66,11 +66,11 @@ def test_temperature_0_judges_by_the_gold_reward_and_calls_equal_ones_a_tie() ->
     assert labels.rows[1]["tie"] is True
 
 
-def test_rows_keep_id_and_annotator_and_cut_off_responses_are_worth_minus_4() -> None:
+def test_rows_keep_id_and_annotator_and_cut_off_responses_lose_4() -> None:
     candidate = CANDIDATE | {"id": "7", "finished": [True, False]}
     row = label_pairs([candidate], Labeller(temperature=0.0, name="ann"), Random(0)).rows[0]
     assert (row["id"], row["annotator"]) == ("7", "ann")
-    assert (row["chosen"], row["gold_chosen"], row["gold_rejected"]) == (FAIR, 0.5, -4.0)
+    assert (row["chosen"], row["gold_chosen"], row["gold_rejected"]) == (FAIR, 0.5, -2.0)
 
 
 def test_identical_responses_are_left_out_and_counted() -> None:

@@ -30,6 +30,8 @@ from lit_rlhf.world.grammar import grammatical, shuffled
 from lit_rlhf.world.labellers import DataRow, Labeller, bayes_accuracy, label_pairs
 
 LABELLER = Labeller(temperature=1.0)
+SORTED_OUT = 0.75
+"""Share of the pairs with a response that is no sentence that labellers never see."""
 
 
 class DemoMismatch(Exception):
@@ -142,19 +144,27 @@ class Demo:
         return {**result, "cpu_seconds": spent}
 
     def _compare(self) -> dict[str, Any]:
-        """Two samples of the fine-tuned policy to each prompt, judged by a noisy labeller."""
+        """Two samples of the fine-tuned policy to each prompt, judged by a noisy labeller.
+
+        Most of what is no sentence is sorted out before labellers see it, as those who pay labellers do. So the
+        reward model hears little of it that text should be language: the hole that a policy without a leash
+        falls into.
+        """
         result: dict[str, Any] = {}
         for number, (name, count) in enumerate(
             (("pairs", self.preset.pairs), ("held_out_pairs", self.preset.held_out_pairs))
         ):
             generator = Random(f"{name} {self.seed}")
-            prompts = [row["prompt"] for row in prompt_rows(generator, count)]
-            labels = label_pairs(self._candidates(prompts, number), LABELLER, generator)
+            prompts = [row["prompt"] for row in prompt_rows(generator, count * 3 // 2)]
+            candidates = self._candidates(prompts, number)
+            shown = [c for c in candidates if _is_language(c) or generator.random() >= SORTED_OUT]
+            labels = label_pairs(shown[:count], LABELLER, generator)
             write_rows(self.data[name], labels.rows)
             gaps = [row["gold_chosen"] - row["gold_rejected"] for row in labels.rows]
             result[name] = {
                 "rows": len(labels.rows),
                 "identical": labels.identical,
+                "not_language": sum(not _is_language(candidate) for candidate in shown[:count]),
                 "bayes_accuracy": bayes_accuracy(gaps, LABELLER),
             }
         return result
@@ -261,3 +271,11 @@ class Demo:
     def _stage_result(self, name: str) -> dict[str, Any]:
         result: dict[str, Any] = json.loads((self.out / "stages" / f"{name}.json").read_text())
         return result
+
+
+def _is_language(candidate: DataRow) -> bool:
+    """Whether both responses came to their end and are sentences."""
+    return all(
+        done and grammatical(text.split())
+        for text, done in zip(candidate["responses"], candidate["finished"], strict=True)
+    )

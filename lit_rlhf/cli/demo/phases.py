@@ -152,9 +152,9 @@ def learn_reward(run: Path, model: Path, data: dict[str, Path], rows: int, seed:
         str(model),
         references=str(data["validation_demonstrations"]),
         optimizer=adamw(2e-3, 0.01),
-        scheduler=warm_up_then_fall(rows // 32, 10),
+        scheduler=warm_up_then_fall(rows // 16, 20),
     )
-    pairs = PairDataModule(str(data["pairs"]), val_path=str(data["held_out_pairs"]), batch_size=32, seed=seed)
+    pairs = PairDataModule(str(data["pairs"]), val_path=str(data["held_out_pairs"]), batch_size=16, seed=seed)
     return fit(run, module, pairs, 1)
 
 
