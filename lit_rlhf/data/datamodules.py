@@ -40,9 +40,10 @@ class PromptDataModule(TreeDataModule):
     Its training loader is the module's own: ``trainer.lightning_module.rollout_loader(rows)``.
 
     Args:
-        path: Prompts to train on: a file, folder or hub name, or a list of them.
-        val_path: Prompts for validation, taken as they are.
-        val_fraction: Instead of `val_path`: share of the prompts of `path` that validate.
+        path: Prompts to train on: a file, folder or hub name, or a list of them. Not needed for ``test`` and
+            ``predict``.
+        val_path: Prompts for validation, taken as they are; `val_fraction` is then not used.
+        val_fraction: Share of the prompts of `path` that validate, where there is no `val_path`.
         test_path: Prompts for ``test``.
         predict_path: Prompts for ``predict``.
         batch_size: Prompts an iteration, over all ranks.
@@ -52,16 +53,13 @@ class PromptDataModule(TreeDataModule):
         chat_template: For conversations: chatml, a .jinja file or a template; by default the module's or the
             tokenizer's own.
         tokenizer: A tokenizer, or where to load one from; by default the module's.
-
-    Raises:
-        ValueError: `val_path` and `val_fraction` are both given.
     """
 
     kind = "prompts"
 
     def __init__(
         self,
-        path: DataPath,
+        path: DataPath | None = None,
         val_path: DataPath | None = None,
         val_fraction: float = 0.0,
         test_path: DataPath | None = None,

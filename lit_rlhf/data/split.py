@@ -45,11 +45,12 @@ def split_rows(rows: Sequence[Row], fraction: float, seed: int = 0) -> tuple[lis
     val = [place for place, key in enumerate(keys) if key in chosen]
     if by_row:
         note = (
-            f"validation split by row, as there are only {distinct} distinct prompts (under {MIN_PROMPTS}): "
-            "the same prompt can stand on both sides"
+            f"validation split by row, since the distinct prompts are too few (found {distinct}, a split by prompt "
+            f"needs {MIN_PROMPTS}): the same prompt can stand on both sides"
         )
     else:
-        note = f"validation split by prompt: {wanted} of {distinct} prompts, {len(val)} of {len(rows)} rows"
+        unit = "texts" if rows[0].is_text else "prompts"
+        note = f"validation split by prompt: {wanted} of {distinct} {unit}, {len(val)} of {len(rows)} rows"
     return train, val, note
 
 

@@ -61,9 +61,10 @@ class TreeDataModule(LightningDataModule):
     """Files of one kind as batches of response trees; its subclasses in ``datamodules.py`` name the kind.
 
     Args:
-        path: Training data: a file, folder or hub name, a list of them, or of ``{path, weight}``.
-        val_path: Validation data, taken as it is.
-        val_fraction: Instead of `val_path`: share of the prompts of `path` that validate.
+        path: Training data: a file, folder or hub name, a list of them, or of ``{path, weight}``. Not needed
+            for ``test`` and ``predict``.
+        val_path: Validation data, taken as it is; `val_fraction` is then not used.
+        val_fraction: Share of the prompts of `path` that validate, where there is no `val_path`.
         test_path: Data for ``test``.
         predict_path: Data for ``predict``; rows need no judgement there.
         batch_size: Prompts of a batch, with all their responses, over all ranks.
@@ -77,9 +78,6 @@ class TreeDataModule(LightningDataModule):
         chat_template: For conversations: chatml, a .jinja file or a template; by default the module's or the
             tokenizer's own.
         tokenizer: A tokenizer, or where to load one from; by default the module's.
-
-    Raises:
-        ValueError: `val_path` and `val_fraction` are both given.
     """
 
     kind: ClassVar[Kind]
@@ -88,7 +86,7 @@ class TreeDataModule(LightningDataModule):
 
     def __init__(
         self,
-        path: DataPath,
+        path: DataPath | None = None,
         val_path: DataPath | None = None,
         val_fraction: float = 0.0,
         test_path: DataPath | None = None,
@@ -105,8 +103,6 @@ class TreeDataModule(LightningDataModule):
         tokenizer: str | PreTrainedTokenizerBase | None = None,
     ) -> None:
         super().__init__()
-        if val_path is not None and val_fraction:
-            raise ValueError("data.val_path and data.val_fraction are both given: take one of them")
         for name, limit in (
             ("batch_size", batch_size),
             ("max_tokens", max_tokens),
@@ -116,7 +112,7 @@ class TreeDataModule(LightningDataModule):
             if limit is not None and limit < 1:
                 raise ValueError(f"data.{name}: expected 1 or more, found {limit}")
         self.paths = {"train": path, "val": val_path, "test": test_path, "predict": predict_path}
-        self.val_fraction = val_fraction
+        self.val_fraction = 0.0 if val_path is not None else val_fraction
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.max_prompt_tokens = max_prompt_tokens
@@ -208,7 +204,7 @@ class TreeDataModule(LightningDataModule):
         """A split in tokens; read on the first call, and empty where there is no such split."""
         if split in self._planted:
             return self._planted[split]
-        if self.val_fraction and split in ("train", "val"):
+        if self.val_fraction and split in ("train", "val") and self.paths["train"] is not None:
             read = self._read("train")
             train, val, note = split_rows(read.rows, self.val_fraction, self.seed)
             self._settle("train", read, train)

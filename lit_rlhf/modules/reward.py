@@ -22,7 +22,7 @@ from lit_rlhf.modules.base import default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
 from lit_rlhf.records import ResponseTrees, Tree
 
-MAX_REFERENCES = 1024
+MAX_REFERENCES = 512
 """Reference responses that the mean is taken over, at most; the first ones."""
 
 
@@ -42,7 +42,8 @@ class RewardModule(ComparisonPhase):
             is ``bradley_terry``, and an export keeps its own.
         center: after training, take off every score what makes the reference responses average 0.
         references: demonstrations file whose responses shall average 0; null = the preferred responses of
-            the training data. At most 1024 are scored.
+            the training data. At most 512 are scored, before each validation
+            and at the end of an epoch.
         optimizer: makes the optimizer from parameters.
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.

@@ -180,7 +180,7 @@ def test_given_validation_file_is_taken_as_it_is_and_shared_prompts_are_counted(
 
 def test_split_by_row_is_said_aloud(tiny_tokenizer: PreTrainedTokenizerFast, said: list[str]) -> None:
     PairDataModule(PAIRS[:5], val_fraction=0.2, tokenizer=tiny_tokenizer).setup("fit")
-    assert any("by row, as there are only 5 distinct prompts" in line for line in said)
+    assert any("too few (found 5, a split by prompt needs 20)" in line for line in said)
 
 
 def test_losses_on_the_way_are_counted_and_said(
@@ -295,8 +295,8 @@ def test_prediction_rows_need_no_judgement(tiny_tokenizer: PreTrainedTokenizerFa
 def test_missing_split_and_contradicting_arguments_are_said(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=r"no rows for test: give data\.test_path"):
         PairDataModule(PAIRS, tokenizer=tiny_tokenizer).test_dataloader()
-    with pytest.raises(ValueError, match="take one of them"):
-        PairDataModule(PAIRS, val_path=PAIRS, val_fraction=0.1)
+    with pytest.raises(ValueError, match=r"no rows for train: give data\.path"):
+        PairDataModule(val_path=PAIRS, tokenizer=tiny_tokenizer).train_dataloader()
     with pytest.raises(ValueError, match=r"data\.batch_size: expected 1 or more, found 0"):
         PairDataModule(PAIRS, batch_size=0)
 
@@ -304,3 +304,16 @@ def test_missing_split_and_contradicting_arguments_are_said(tiny_tokenizer: PreT
 def test_reference_responses(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     (tree,) = read_reference_trees([{"prompt": "a", "response": "b"}], TextEncoder(tiny_tokenizer))
     assert tiny_tokenizer.decode(tree.prompt_ids + tree.response_ids[0]) == "<|bos|>ab<|eos|>"
+
+
+def test_a_validation_file_wins_over_the_fraction(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """The shipped configs set a fraction; who names a file wants that file, and all of `path` for training."""
+    data = PairDataModule(PAIRS, val_path=PAIRS[:3], val_fraction=0.5, tokenizer=tiny_tokenizer)
+    assert (len(data.trees("train")), len(data.trees("val"))) == (len(PAIRS), 3)
+
+
+def test_testing_and_predicting_need_no_training_file(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    data = PairDataModule(test_path=PAIRS[:4], val_fraction=0.05, tokenizer=tiny_tokenizer)
+    data.setup("test")
+    assert sum(batch.num_trees for batch in data.test_dataloader()) == 4
+    assert data.trees("train") == []

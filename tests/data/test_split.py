@@ -32,7 +32,7 @@ def test_split_does_not_depend_on_the_order_of_rows_but_on_the_seed() -> None:
 def test_few_prompts_are_split_by_row_and_it_is_said() -> None:
     train, val, note = split_rows(rows(19), 0.25)
     assert (len(train), len(val)) == (43, 14)
-    assert "by row, as there are only 19 distinct prompts" in note
+    assert "too few (found 19, a split by prompt needs 20)" in note
     assert "by prompt" in split_rows(rows(20), 0.25)[2]
 
 
