@@ -46,7 +46,7 @@ PRESETS = {
         best_of=(4, 16),
         dpo_betas=(0.6, 0.2),
         ppo_betas=(0.2, 0.05),
-        ppo_iterations=80,
+        ppo_iterations=100,
         free_iterations=60,
         ppo_prompts=128,
     ),
