@@ -12,7 +12,7 @@ BY_HAND = [
     ("my soup is very bland .", "soup", -1.5 + 1, True),
     ("the lovely soup is truly great but a cake is stale .", "soup", 1 + 1.5 - 1 + 1, True),
     ("the plain soup is quite red .", "soup", 0 + 1, True),  # a stressed neutral adjective is worth nothing
-    ("superb very superb soup superb", "soup", 1.5 + 1, False),  # said three times, once with stress: counted once
+    ("superb very superb soup superb", "soup", 1.5 + 1, False),  # said three times: counted once
     ("the great soup is very great .", "soup", 1.5 + 1, True),
     ("the stale soup is stale but the fresh cake is tasty .", "soup", -1 + 1 + 1 + 1, True),
     ("the soups is tasty .", "soup", 1 + 1, False),
