@@ -114,7 +114,7 @@ def warm_up_then_fall(steps: int, warm_up: int, floor: float = 0.0) -> Callable[
     """A learning rate that rises over `warm_up` updates and falls linearly to `floor` of its height."""
 
     def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warm_up) * (1 - (1 - floor) * min(1.0, step / steps))
+        return min(1.0, (step + 1) / warm_up) * (1 - (1 - floor) * min(1.0, step / max(1, steps)))
 
     return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
