@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -14,9 +14,11 @@ from rich.text import Text
 from lit_rlhf.cli.fit import CommandLine
 from lit_rlhf.cli.guard import run_guarded
 from lit_rlhf.cli.refusal import refuse
-from lit_rlhf.data.tokenization import load_tokenizer
+from lit_rlhf.data.report import example_parts
+from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.data.tree_datamodule import TreeDataModule
 from lit_rlhf.models.loading import resolve_model_name
+from lit_rlhf.records import Tree
 
 STYLES = {"prompt": "cyan", "counted": "bold green", "uncounted": "dim", "eos": "bold reverse magenta"}
 MEANING = {
@@ -96,7 +98,8 @@ def show(data: TreeDataModule, model_name: str, console: Console) -> None:
     if split is None:
         refuse("there is no row that can be used.")
     say(console, f"\nthe first row of {split}:")
-    console.print(example_text(data.example(split)), soft_wrap=True)  # type: ignore[arg-type]
+    tree = data.trees(split)[0]  # type: ignore[arg-type]
+    console.print(example_text(labelled_parts(tree, encoder)), soft_wrap=True)
 
 
 def check_length(data: TreeDataModule, model_name: str, console: Console) -> None:
@@ -117,7 +120,29 @@ def check_length(data: TreeDataModule, model_name: str, console: Console) -> Non
         )
 
 
-def example_text(parts: Sequence[tuple[str, Any]]) -> Text:
+def labelled_parts(tree: Tree, encoder: TextEncoder) -> list[tuple[str, str]]:
+    """The tree as text in parts, before each response a line that says how it was judged."""
+    parts: list[tuple[str, str]] = []
+    for judged, ids, mask in zip(judgements(tree), tree.response_ids, tree.response_masks, strict=True):
+        # The tree with this response alone: a part of the whole example does not say whose it is.
+        prompt, *response = example_parts(replace(tree, response_ids=[ids], response_masks=[mask]), encoder)
+        parts += [*([] if parts else [prompt]), *([("", judged)] if judged else []), *response]
+    return parts or list(example_parts(tree, encoder))
+
+
+def judgements(tree: Tree) -> list[str]:
+    """What the data says of each response, in a word or two; empty where it says nothing."""
+    if tree.ranks is not None:
+        return ["unjudged" if rank is None else f"rank {rank:g}" for rank in tree.ranks]
+    words = [""] * len(tree.response_ids)
+    if len(tree.comparisons) == 1:
+        pair = tree.comparisons[0]
+        tied = pair.target == 0.5
+        words[pair.better], words[pair.worse] = ("tied", "tied") if tied else ("better", "worse")
+    return words
+
+
+def example_text(parts: Sequence[tuple[str, str]]) -> Text:
     """The example's parts, one under the other, each behind its kind: coloured, and readable without colour."""
     text = Text()
     for content, kind in parts:
@@ -126,9 +151,9 @@ def example_text(parts: Sequence[tuple[str, Any]]) -> Text:
             shown += f" … ({len(content) - LONGEST_SHOWN} more characters)"
         for number, line in enumerate(shown.split("\n")):
             text.append(f"  {kind if number == 0 else '':<10}│ ", style="dim")
-            text.append(line + "\n", style=STYLES[kind])
+            text.append(line + "\n", style=STYLES.get(kind))
     text.append("\n")
-    for kind in dict.fromkeys(kind for _, kind in parts):
+    for kind in dict.fromkeys(kind for _, kind in parts if kind in MEANING):
         text.append(f"  {kind:<10}", style=STYLES[kind])
         text.append(f"  {MEANING[kind]}\n", style="dim")
     return text

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -25,6 +26,7 @@ from lit_rlhf.callbacks import (
 from lit_rlhf.cli.guard import run_guarded
 from lit_rlhf.cli.parser import QuietParser
 from lit_rlhf.cli.predictions import PredictionsFile
+from lit_rlhf.cli.progress import ProgressLines
 from lit_rlhf.cli.run_folder import (
     RUN_VARIABLE,
     AtomicCheckpointIO,
@@ -111,13 +113,18 @@ class CommandLine(LightningCLI):
             logger = tensorboard(self.run_folder, self.checkpoint) if fits else False
         trainer = super().instantiate_trainer(
             default_root_dir=str(self.run_folder),
-            callbacks=[*given, *self._our_callbacks(settings)],
+            callbacks=[*given, *self._progress(settings, given), *self._our_callbacks(settings)],
             logger=logger,
             **changes,
         )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
+
+    def _progress(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
+        """Lines in a bar's place, where a fit writes to a file or a pipe and the user has not decided otherwise."""
+        decided = settings.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given)
+        return [] if decided or self.command != "fit" or sys.stdout.isatty() else [ProgressLines()]
 
     def _our_callbacks(self, settings: Any) -> list[Callback]:
         if settings.fast_dev_run:
@@ -141,8 +148,20 @@ class CommandLine(LightningCLI):
         """Say what there is now."""
         if not self.config_init.fit.trainer.fast_dev_run:
             say(f"export: {self.run_folder / 'export'}")
+            for callback in self.trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+                    say(self._best_weights(callback))
             if (self.run_folder / "tensorboard").is_dir():
                 say(f"curves: tensorboard --logdir {self.run_folder / 'tensorboard'}")
+
+    def _best_weights(self, callback: ModelCheckpoint) -> str:
+        """One line that tells the last weights from the best, and how to have these."""
+        best = Path(callback.best_model_path)
+        target = self.run_folder / f"export-{best.stem}"
+        return (
+            f"{self.run_folder / 'export'} holds the last weights; for those with the best {callback.monitor} "
+            f"({callback.best_model_score:.4g}): {shlex.join(['lit-rlhf', 'export', str(best), str(target)])}"
+        )
 
     def after_predict(self) -> None:
         """Say where the predictions are."""

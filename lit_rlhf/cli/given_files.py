@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +12,9 @@ from lit_rlhf.cli.refusal import near_files, refuse
 
 SPECIAL_CHECKPOINTS = ("last", "best", "hpc")
 """Words that `--ckpt_path` takes in place of a file."""
+
+DATA_OPTION = re.compile(r"--data\.(init_args\.)?(val_|test_|predict_)?path")
+"""The options that name data."""
 
 DATA_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".arrow", ".csv")
 
@@ -33,7 +37,7 @@ def check_files(arguments: Sequence[str], command: str) -> None:
             continue
         elif option == "--ckpt_path" and value not in (*SPECIAL_CHECKPOINTS, "null", ""):
             missing_file("--ckpt_path", value, command)
-        elif option in ("--data.path", "--data.init_args.path") and value.endswith(DATA_SUFFIXES):
+        elif DATA_OPTION.fullmatch(option) and value.endswith(DATA_SUFFIXES):
             missing_file(option, value, command)
 
 

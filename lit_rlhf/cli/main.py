@@ -6,6 +6,7 @@ Nothing here imports torch or lightning; a command's file is imported when the c
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         check_files(arguments, command)
     module_name, function_name = COMMANDS[command][1].split(":")
+    import_from_here()
     try:
         getattr(import_module(module_name), function_name)(arguments)
     except KeyboardInterrupt:
@@ -71,6 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The reader (head, less) has gone; the interpreter must not complain on its way out either.
         sys.stdout = None
         raise SystemExit(141) from None
+
+
+def import_from_here() -> None:
+    """Let a config name code in the current folder, as `python -m lit_rlhf` does and an installed script does not."""
+    here = os.getcwd()
+    if not sys.flags.safe_path and here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
 
 
 def split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lit_rlhf.cli.check import example_text
+from lit_rlhf.cli.check import example_text, judgements
 from lit_rlhf.cli.configs import shipped
 from lit_rlhf.cli.main import main
+from lit_rlhf.records import Comparison, Tree
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,41 @@ def test_prompt_counted_and_eos_are_told_apart(
         "tokenizer: 320 tokens, BOS '<|bos|>' (0), EOS '<|eos|>' (1), pad '<|pad|>' (2)"
     )
     assert list(Path().iterdir()) == [Path("d.jsonl")]  # no run folder, no model
+
+
+def test_the_two_sides_of_a_pair_are_told_apart(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "a", "chosen": " soup", "rejected": " cake"}]
+    check("dpo", tiny_model_dir, "--data.path", write("p.jsonl", rows), "--data.val_fraction", "0")
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    place = lines.index("the first row of train:")
+    assert lines[place + 1 : place + 9] == [
+        "  prompt    │ <|bos|>a",
+        "  better    │",
+        "  counted   │  soup",
+        "  eos       │ <|eos|>",
+        "  worse     │",
+        "  counted   │  cake",
+        "  eos       │ <|eos|>",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "ranks", "expected"),
+    [
+        ([Comparison(better=1, worse=0)], None, ["worse", "better", ""]),
+        ([Comparison(better=0, worse=1, target=0.5)], None, ["tied", "tied", ""]),
+        ([Comparison(better=1, worse=0)], [2.0, 1.0, None], ["rank 2", "rank 1", "unjudged"]),
+        ([], None, ["", "", ""]),
+    ],
+)
+def test_what_is_said_of_each_response(
+    comparisons: list[Comparison], ranks: list[float | None] | None, expected: list[str]
+) -> None:
+    tree = Tree([1], [[2], [3], [4]], [[True]] * 3, comparisons, ranks)
+    assert judgements(tree) == expected
 
 
 def test_bad_rows_are_named(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -212,6 +213,44 @@ def test_users_own_logger_and_checkpoints_stand_beside_ours() -> None:
     assert list(Path("logs").rglob("metrics.csv"))
 
 
+def test_the_best_weights_are_one_command_away(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.filename", "best"]
+    main(["fit", *BASE, *flags, "--out", "unmonitored run"])
+    assert "holds the last weights" not in capsys.readouterr().out
+    flags += ["--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.mode", "max"]
+    main(["fit", *BASE, *flags, "--out", "my run"])
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "holds the last weights" in line]
+    assert said.startswith("my run/export holds the last weights; for those with the best val/loss (")
+    command = said[said.index("lit-rlhf export") :]
+    assert command == "lit-rlhf export 'my run/checkpoints/best.ckpt' 'my run/export-best'"
+    main(shlex.split(command)[1:])
+    best = torch.load("my run/checkpoints/best.ckpt", weights_only=True)["state_dict"]["linear.weight"]
+    written = json.loads(Path("my run/export-best/weights.json").read_text())
+    assert written["linear.weight"] == best.tolist() != exported("my run")["linear.weight"]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "flags", "lines"),
+    [
+        (False, [], 2),
+        (True, [], 0),
+        (False, ["--trainer.enable_progress_bar", "false"], 0),
+        (False, ["--trainer.callbacks", "TQDMProgressBar"], 0),
+    ],
+)
+def test_a_fit_into_a_file_says_how_far_it_is(
+    terminal: bool,
+    flags: list[str],
+    lines: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    place = BASE.index("--trainer.enable_progress_bar")
+    main(["fit", *BASE[:place], *BASE[place + 2 :], *flags, "--out", "r"])
+    assert capsys.readouterr().out.count(", batch 6/6, train/loss ") == lines
+
+
 def test_fast_dev_run_leaves_nothing() -> None:
     main(["fit", *BASE, "--trainer.fast_dev_run", "true", "--out", "r"])
     assert not Path("r").exists()
@@ -285,6 +324,42 @@ def test_a_mistake_in_the_data_is_said_without_a_traceback(
     monkeypatch.setenv("LIT_RLHF_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
         main(["fit", *BASE, "--out", "r"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model.model", "./nope", "--data.path", "d.jsonl"], "./nope"),
+        (["--model.model", "TINY", "--data.path", "d.jsonl", "--data.batch_size", "0"], "data.batch_size: "),
+        (["--model.model", "TINY", "--data.path", "d.jsonl", "--data.val_path", "x/"], "x/: no such file"),
+        (
+            ["--model", "PPOModule", "--model.model", "TINY", "--model.reward", "no_such.reward"],
+            "reward: 'no_such.reward' is neither",
+        ),
+        (
+            ["--model.model", "gpt/tiny", "--data.path", "d.jsonl"],
+            "'gpt/tiny' is no file or folder here, so it was looked for on the Hugging Face hub, which cannot be "
+            "reached, and no copy is in its cache. One of your own is written with its path, such as ./gpt/tiny",
+        ),
+    ],
+)
+def test_what_a_constructor_says_comes_alone(
+    flags: list[str], expected: str, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("d.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    words = [str(tiny_model_dir) if word == "TINY" else word for word in flags]
+    classes = ["--model", "SFTModule", "--data", "DemonstrationDataModule"]
+    said = refusal(capsys, "fit", *classes, *BASE[4:], *words, "--out", "r", code=1).splitlines()
+    (error,) = [line for line in said if line.startswith("error: ")]
+    assert expected in error
+    assert "Union" not in error
+    assert said[-1] == "(LIT_RLHF_TRACEBACK=1 lit-rlhf fit … shows where it came from)"
+    assert len(said[said.index(error) :]) == 2
+
+
+def test_a_fault_of_the_program_in_a_constructor_keeps_its_traceback() -> None:
+    with pytest.raises(ValueError, match="negative dimension"):
+        main(["fit", *BASE, "--model.width", "-1", "--out", "r"])
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

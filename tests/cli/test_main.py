@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -146,7 +147,10 @@ def test_config_that_is_no_yaml_names_the_line(capsys: pytest.CaptureFixture[str
     assert "expected keys such as `model:`" in refusal(capsys, "fit", "--config", str(file))
 
 
-@pytest.mark.parametrize("option", ["--data.path", "--ckpt_path"])
+@pytest.mark.parametrize(
+    "option",
+    ["--data.path", "--data.val_path", "--data.init_args.test_path", "--data.predict_path", "--ckpt_path"],
+)
 def test_missing_files_are_refused_at_once(
     option: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -160,6 +164,27 @@ def test_missing_files_are_refused_at_once(
 def test_missing_folder_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = refusal(capsys, "fit", "--data.path", str(tmp_path / "dta" / "pairs.jsonl"))
     assert f"There is no folder {tmp_path}/dta" in said
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_code_in_the_current_folder_can_be_named(safe: bool, tmp_path: Path) -> None:
+    """As an installed script starts: the folder of the script is on the path, the current one is not."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "rewards_of_mine.py").touch()
+    script = tmp_path / "bin" / "script.py"
+    script.write_text("from lit_rlhf.cli.main import main\nmain(['ls'])\nimport rewards_of_mine\n")
+    root = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    result = subprocess.run(
+        [sys.executable, *(["-P"] if safe else []), str(script)],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.returncode != 0) == safe, result.stderr
+    assert ("No module named 'rewards_of_mine'" in result.stderr) == safe
 
 
 def test_ctrl_c_before_training_is_no_traceback(

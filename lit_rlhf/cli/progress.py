@@ -1,0 +1,126 @@
+"""How far a fit is, in lines for a log: what the progress bar is for a terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+
+SECONDS_BETWEEN = 30
+"""At most one line in so many seconds, but for the one after each validation."""
+
+VALIDATED = re.compile(r"val(id(ation)?)?(?![a-z])")
+"""How the names of a validation's numbers begin; ``value/loss`` is none of them."""
+
+
+class ProgressLines(ProgressBar):
+    """A line now and then: epoch, batches, the numbers that a bar would show, and the time left of the fit.
+
+    It takes the progress bar's place in the trainer, so there is never both. Numbers are those logged with
+    ``prog_bar=True``, and after a validation all of the validation's. Rank 0 speaks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+        self._spoke = self._start = 0.0
+        self._first_batch = 0
+        self._epoch_start = (0.0, 0)
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._spoke = self._start = monotonic()
+        self._first_batch = batches_done(trainer)  # not 0 in a run that continues another
+        self._epoch_start = self._start, self._first_batch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_start = monotonic(), batches_done(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if monotonic() - self._spoke >= SECONDS_BETWEEN:
+            self._speak(trainer, pl_module, {})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._speak(trainer, pl_module, trainer.callback_metrics)
+
+    def _speak(self, trainer: L.Trainer, pl_module: L.LightningModule, validated: Mapping[str, Any]) -> None:
+        if not self.enabled:
+            return
+        self._spoke = monotonic()
+        unit = "iteration" if draws_rollouts(pl_module) else "epoch"
+        parts = [
+            f"{unit} {trainer.current_epoch + 1}{of(trainer.max_epochs)}",
+            f"batch {trainer.fit_loop.batch_idx + 1}{of(trainer.num_training_batches)}",
+        ]
+        shown = {
+            name: value
+            for name, value in trainer.progress_bar_metrics.items()
+            if not VALIDATED.match(name) and isinstance(value, int | float)
+        }
+        shown |= {name: float(value) for name, value in validated.items() if VALIDATED.match(name)}
+        parts += [f"{name} {value:.4g}" for name, value in shown.items()]
+        left = self._seconds_left(trainer, pl_module)
+        self.print(
+            ", ".join([*parts, *([] if left is None else [f"about {duration(left)} left"])]), flush=True
+        )
+
+    def _seconds_left(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float | None:
+        """Of the whole fit, at the pace so far; None while there is no telling."""
+        now, total = monotonic(), batches_of_fit(trainer)
+        # A rollout lies before an iteration's first batch, so only whole iterations show the pace.
+        whole = draws_rollouts(pl_module)
+        measured_at, measured = self._epoch_start if whole else (now, batches_done(trainer))
+        if measured <= self._first_batch or not math.isfinite(total):
+            return None
+        pace = (measured_at - self._start) / (measured - self._first_batch)
+        return max(0.0, pace * (total - measured) - (now - measured_at))
+
+
+def draws_rollouts(pl_module: L.LightningModule) -> bool:
+    """Whether an epoch of the module is an iteration: a rollout and its updates."""
+    return hasattr(pl_module, "rollout_loader")
+
+
+def batches_done(trainer: L.Trainer) -> int:
+    """Batches trained on since the run's beginning, those before a checkpoint included."""
+    return trainer.fit_loop.total_batch_idx + 1
+
+
+def batches_of_fit(trainer: L.Trainer) -> float:
+    """Batches of the whole fit; infinite where nothing limits it."""
+    limits = [math.inf]
+    if trainer.max_epochs not in (None, -1):
+        limits.append(trainer.max_epochs * trainer.num_training_batches)
+    if trainer.max_steps != -1:
+        limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
+    return min(limits)
+
+
+def of(total: float | None) -> str:
+    """``/total``, or nothing where there is no end."""
+    return f"/{total}" if total is not None and 0 <= total < math.inf else ""
+
+
+def duration(seconds: float) -> str:
+    """A time in two units at the most.
+
+    >>> [duration(seconds) for seconds in (0.4, 59.6, 150, 8000)]
+    ['0 s', '1 min', '2 min', '2 h 13 min']
+    """
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
