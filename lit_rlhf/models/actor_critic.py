@@ -15,7 +15,7 @@ class ActorCriticOutput(NamedTuple):
     """Grids ``[N, R]``, zero where the response mask is False."""
 
     logprobs: Tensor
-    entropy: Tensor
+    entropy: Tensor | None
     values: Tensor
 
 
@@ -32,9 +32,11 @@ class ActorCritic(nn.Module):
         self.policy = policy
         self.critic = critic
 
-    def forward(self, trees: ResponseTrees, temperature: float = 1.0) -> ActorCriticOutput:
-        """Log-probabilities, entropies and values at every counted response token."""
-        logprobs, entropy = self.policy(trees, temperature)
+    def forward(
+        self, trees: ResponseTrees, temperature: float = 1.0, with_entropy: bool = False
+    ) -> ActorCriticOutput:
+        """Log-probabilities and values at every counted response token, and entropies if asked."""
+        logprobs, entropy = self.policy(trees, temperature, with_entropy)
         return ActorCriticOutput(logprobs, entropy, self.critic.values(trees))
 
     def next_token_logits(

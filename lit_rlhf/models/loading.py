@@ -16,14 +16,19 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lit_rlhf.models.reading import Attention, choose_attention
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def looks_local(name: str) -> bool:
-    """Whether `name` means a folder here; such a name never touches the network."""
-    return (
-        name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or Path(name).exists()
-    )
+    """Whether `name` means a folder here; such a name never touches the network.
+
+    ``models/gpt`` could be a hub name; where there is a folder ``models`` here it is taken as a path.
+    """
+    if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
+        return True
+    return Path(name).exists() or ("/" in name and Path(name).parent.is_dir())
 
 
 def resolve_model_name(name: str) -> str:
@@ -49,15 +54,19 @@ def resolve_model_name(name: str) -> str:
     raise FileNotFoundError(f"model {name!r}: no such folder{hint}.")
 
 
-def load_causal_lm(model: str | nn.Module) -> PreTrainedModel:
+def load_causal_lm(model: str | nn.Module, attention: Attention = "auto") -> PreTrainedModel:
     """A causal language model in fp32 and train mode, from a folder, a hub name, or one already built.
+
+    Args:
+        model: the folder, the name, or the model, whose attention is then replaced in place.
+        attention: over trees or over padded rows; see :func:`lit_rlhf.models.reading.choose_attention`.
 
     Raises:
         FileNotFoundError: see :func:`resolve_model_name`.
         ValueError: the folder holds a reward model, which has no language-model head.
     """
     if isinstance(model, nn.Module):
-        return check_output_head(model)
+        return choose_attention(check_output_head(model), attention)
     name = resolve_model_name(model)
     if is_scorer_folder(name):
         raise ValueError(
@@ -66,7 +75,7 @@ def load_causal_lm(model: str | nn.Module) -> PreTrainedModel:
         )
     # fp32 master weights whatever the folder's dtype; from_pretrained returns eval mode, and Lightning keeps it.
     loaded = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    return check_output_head(loaded.train())
+    return choose_attention(check_output_head(loaded.train()), attention)
 
 
 def is_scorer_folder(name: str) -> bool:
@@ -79,7 +88,7 @@ def is_scorer_folder(name: str) -> bool:
     return any(a.endswith("ForSequenceClassification") for a in architectures or [])
 
 
-def load_sequence_classifier(name: str) -> PreTrainedModel:
+def load_sequence_classifier(name: str, attention: Attention = "auto") -> PreTrainedModel:
     """A stored scorer in fp32 and train mode.
 
     Raises:
@@ -91,11 +100,11 @@ def load_sequence_classifier(name: str) -> PreTrainedModel:
             f"model {name!r} is a classifier with {loaded.config.num_labels} labels; a reward model has one. "
             "Start from a causal language model instead, which gets a new head."
         )
-    return loaded.train()
+    return choose_attention(loaded.train(), attention)
 
 
 def check_output_head(causal_lm: nn.Module) -> PreTrainedModel:
-    """Refuse, by name, models that rescale logits in a way :func:`output_logits` does not repeat."""
+    """Refuse, by name, models that rescale logits in a way that `output_logits` does not repeat."""
     config = causal_lm.config
     for field in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
         value = getattr(config, field, None)
@@ -105,13 +114,6 @@ def check_output_head(causal_lm: nn.Module) -> PreTrainedModel:
                 "which is not supported: log-probabilities would be wrong."
             )
     return causal_lm
-
-
-def output_logits(causal_lm: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits ``[..., V]`` of final hidden states ``[..., D]``, soft-capped where the model caps them."""
-    logits = causal_lm.get_output_embeddings()(hidden)
-    cap = getattr(causal_lm.config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def disable_dropout(network: Network) -> Network:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_rlhf.models.loading import output_logits
-from lit_rlhf.models.padded import gather_positions, unfold
-from lit_rlhf.ops.logprobs import token_entropy, token_logprobs
+from lit_rlhf.models.head import head_entropy, head_logprobs
+from lit_rlhf.models.reading import predicting_states
 from lit_rlhf.records import ResponseTrees
 
 
@@ -18,8 +17,8 @@ class PolicyOutput(NamedTuple):
     """Grids ``[N, R]``, zero where the response mask is False."""
 
     logprobs: Tensor
-    entropy: Tensor
-    """In nats; without gradient, for logging."""
+    entropy: Tensor | None
+    """In nats, without gradient, for logging; None where it was not asked for."""
 
 
 class PolicyNetwork(nn.Module):
@@ -33,26 +32,26 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         self.causal_lm = causal_lm
 
-    def forward(self, trees: ResponseTrees, temperature: float = 1.0) -> PolicyOutput:
-        """Log-probability and entropy at every counted response token.
+    def forward(
+        self, trees: ResponseTrees, temperature: float = 1.0, with_entropy: bool = False
+    ) -> PolicyOutput:
+        """Log-probability, and entropy if asked, at every counted response token.
 
         The head is applied only where a counted token is predicted.
 
         Args:
             trees: the batch.
             temperature: logits are divided by it, here as in sampling, so that both are one distribution.
+            with_entropy: whether to take the entropy too, which costs another softmax.
         """
-        rows = unfold(trees)
-        hidden = self.causal_lm.base_model(input_ids=rows.input_ids, use_cache=False).last_hidden_state
+        states = predicting_states(self.causal_lm.base_model, trees)
         counted = trees.response_grid_mask()
-        logits = output_logits(self.causal_lm, gather_positions(hidden, rows.predicting)[counted])
-        tokens = trees.grid(trees.input_ids)[counted]
-        logprobs = token_logprobs(logits, tokens, temperature)
-        entropy = token_entropy(logits.detach(), temperature)
+        logprobs = head_logprobs(self.causal_lm, states, trees.input_ids[trees.response_mask], temperature)
         grid = logprobs.new_zeros(counted.shape)
-        return PolicyOutput(
-            grid.masked_scatter(counted, logprobs), grid.masked_scatter(counted, entropy.to(grid.dtype))
-        )
+        entropy = None
+        if with_entropy:
+            entropy = grid.masked_scatter(counted, head_entropy(self.causal_lm, states, temperature))
+        return PolicyOutput(grid.masked_scatter(counted, logprobs), entropy)
 
     def next_token_logits(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any

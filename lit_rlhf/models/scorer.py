@@ -15,7 +15,7 @@ from lit_rlhf.models.loading import (
     load_sequence_classifier,
     resolve_model_name,
 )
-from lit_rlhf.models.padded import gather_positions, unfold
+from lit_rlhf.models.reading import Attention, last_states, predicting_states
 from lit_rlhf.ops.links import log_softplus
 from lit_rlhf.records import ResponseTrees
 
@@ -47,20 +47,16 @@ class ScorerNetwork(nn.Module):
 
     def forward(self, trees: ResponseTrees) -> Tensor:
         """Scores ``[N]``, fp32. What stands behind a response's last token changes nothing."""
-        rows = unfold(trees)
-        hidden = self.trunk(input_ids=rows.input_ids, use_cache=False).last_hidden_state
-        at_last = hidden[torch.arange(len(hidden), device=hidden.device), rows.last]
-        return self._link(self._head(at_last))
+        return self._link(self._head(last_states(self.trunk, trees)))
 
     def values(self, trees: ResponseTrees) -> Tensor:
         """The value before each response token, grid ``[N, R]``, fp32, zero outside the counted tokens.
 
         The state before a token is read at the position that predicts it.
         """
-        rows = unfold(trees)
-        hidden = self.trunk(input_ids=rows.input_ids, use_cache=False).last_hidden_state
-        values = self._head(gather_positions(hidden, rows.predicting))
-        return values * trees.response_grid_mask()
+        counted = trees.response_grid_mask()
+        values = self._head(predicting_states(self.trunk, trees))
+        return values.new_zeros(counted.shape).masked_scatter(counted, values)
 
     @torch.no_grad()
     def shift(self, amount: Tensor) -> None:
@@ -84,23 +80,26 @@ class ScorerNetwork(nn.Module):
         return head_output
 
 
-def load_scorer(model: str | nn.Module, link: Link | None = None) -> ScorerNetwork:
+def load_scorer(
+    model: str | nn.Module, link: Link | None = None, attention: Attention = "auto"
+) -> ScorerNetwork:
     """A scorer from a reward export (head, bias and link kept) or from a causal LM (a new head).
 
     Args:
         model: a folder, a hub name, or a causal language model already built.
         link: the link of a new head; a reward export has its own, and another one asked for is an error.
+        attention: over trees or over padded rows.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: `link` contradicts the export's.
     """
     if isinstance(model, nn.Module):
-        return ScorerNetwork(load_causal_lm(model).base_model, link or "bradley_terry")
+        return ScorerNetwork(load_causal_lm(model, attention).base_model, link or "bradley_terry")
     name = resolve_model_name(model)
     if not is_scorer_folder(name):
-        return ScorerNetwork(load_causal_lm(name).base_model, link or "bradley_terry")
-    classifier = load_sequence_classifier(name)
+        return ScorerNetwork(load_causal_lm(name, attention).base_model, link or "bradley_terry")
+    classifier = load_sequence_classifier(name, attention)
     stored_link: Link = getattr(classifier.config, "score_link", "bradley_terry")
     if link is not None and link != stored_link:
         raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
+from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.ops.noise import seed_from
 from lit_rlhf.records import LossOutput, ResponseTrees
 from lit_rlhf.rollout.sampling import SamplingSettings, sample_responses
@@ -55,7 +56,7 @@ class PhaseModule(L.LightningModule):
                 raise ValueError(
                     f"model is a {type(model).__name__} already built: give its tokenizer too, tokenizer=..."
                 )
-            tokenizer = load_tokenizer(model)
+            tokenizer = load_tokenizer(resolve_model_name(model))
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self._make_optimizer = optimizer

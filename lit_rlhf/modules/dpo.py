@@ -14,6 +14,7 @@ from lit_rlhf.losses.preference import dpo_loss, implicit_reward
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import disable_dropout, load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
+from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.modules.base import Movable, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
@@ -39,6 +40,8 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
         chat_template: for conversations where the tokenizer has none: ``chatml``, a .jinja file, or the text.
+        attention: ``trees`` computes each prompt once for all its responses; ``padded`` gives every response a
+            row of its own; ``auto`` takes trees where the model lets its attention be replaced.
         max_new_tokens: length limit of predicted samples.
         temperature: of predicted samples.
         seed: of predicted samples.
@@ -57,6 +60,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
+        attention: Attention = "auto",
         max_new_tokens: int = 128,
         temperature: float = 1.0,
         seed: int = 0,
@@ -67,11 +71,11 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         self.set_sampling(max_new_tokens, temperature, seed)
         self.beta = beta
         self.label_smoothing = label_smoothing
-        self.network = disable_dropout(PolicyNetwork(load_causal_lm(model)))
+        self.network = disable_dropout(PolicyNetwork(load_causal_lm(model, attention)))
         if reference is None:
             self._reference: Frozen | None = Frozen.copy_of(self.network)
         else:
-            self._reference = Frozen(PolicyNetwork(load_causal_lm(reference)))
+            self._reference = Frozen(PolicyNetwork(load_causal_lm(reference, attention)))
         self._precomputed = ReferenceCache() if reference_storage == "precomputed" else None
 
     def judge(self, batch: ResponseTrees) -> Judgement:

@@ -25,6 +25,7 @@ from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import disable_dropout, load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
 from lit_rlhf.modules.base import Movable, default_optimizer, prompts_of
@@ -80,6 +81,8 @@ class PPOModule(PolicyPhase):
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
         chat_template: for conversations where the tokenizer has none: ``chatml``, a .jinja file, or the text.
+        attention: ``trees`` computes each prompt once for all its responses; ``padded`` gives every response a
+            row of its own; ``auto`` takes trees where the model lets its attention be replaced.
         seed: of sampling and of the order of prompts and minibatches.
     """
 
@@ -109,6 +112,7 @@ class PPOModule(PolicyPhase):
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
+        attention: Attention = "auto",
         seed: int = 0,
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
@@ -128,12 +132,12 @@ class PPOModule(PolicyPhase):
         self.critic_learning_rate = critic_learning_rate
         self.seed = seed
 
-        policy = PolicyNetwork(load_causal_lm(model))
-        self.network = disable_dropout(ActorCritic(policy, _make_critic(critic, policy)))
+        policy = PolicyNetwork(load_causal_lm(model, attention))
+        self.network = disable_dropout(ActorCritic(policy, _make_critic(critic, policy, attention)))
         if reference is None:
             self._reference = Frozen.copy_of(policy)
         else:
-            self._reference = Frozen(PolicyNetwork(load_causal_lm(reference)))
+            self._reference = Frozen(PolicyNetwork(load_causal_lm(reference, attention)))
             _check_same_vocabulary("reference", self._reference.network.causal_lm, policy)
         self.reward = build_reward(reward, self.tokenizer)
         self.val_means = NamedMeans(VALIDATION_MEANS)
@@ -318,9 +322,9 @@ class PPOModule(PolicyPhase):
         export_policy(self.network.policy, self.tokenizer, directory)
 
 
-def _make_critic(critic: str | None, policy: PolicyNetwork) -> ScorerNetwork:
+def _make_critic(critic: str | None, policy: PolicyNetwork, attention: Attention) -> ScorerNetwork:
     if critic is not None:
-        loaded = load_scorer(critic)
+        loaded = load_scorer(critic, attention=attention)
         _check_same_vocabulary("critic", loaded.trunk, policy)
         return loaded
     network = ScorerNetwork(copy.deepcopy(policy.causal_lm.base_model))

@@ -17,6 +17,7 @@ from lit_rlhf.losses.reward import bradley_terry_loss
 from lit_rlhf.models.export import export_scorer
 from lit_rlhf.models.loading import disable_dropout
 from lit_rlhf.models.modes import evaluating
+from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.scorer import Link, ScorerNetwork, load_scorer
 from lit_rlhf.modules.base import default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
@@ -48,6 +49,8 @@ class RewardModule(ComparisonPhase):
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
         chat_template: for conversations where the tokenizer has none: ``chatml``, a .jinja file, or the text.
+        attention: ``trees`` computes each prompt once for all its responses; ``padded`` gives every response a
+            row of its own; ``auto`` takes trees where the model lets its attention be replaced.
     """
 
     network: ScorerNetwork
@@ -62,12 +65,13 @@ class RewardModule(ComparisonPhase):
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
+        attention: Attention = "auto",
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         self.remember_arguments(model)
         self.center = center
         self.references = references
-        self.network = disable_dropout(load_scorer(model, link))
+        self.network = disable_dropout(load_scorer(model, link, attention))
         self.set_up_validation()
         self._centered_at: int | None = None
 

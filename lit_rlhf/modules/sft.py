@@ -16,6 +16,7 @@ from lit_rlhf.losses.sft import sft_loss
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.reading import Attention
 from lit_rlhf.modules.base import default_optimizer
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.ops.masking import masked_sum
@@ -33,6 +34,8 @@ class SFTModule(PolicyPhase):
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
         chat_template: for conversations where the tokenizer has none: ``chatml``, a .jinja file, or the text.
+        attention: ``trees`` computes each prompt once for all its responses; ``padded`` gives every response a
+            row of its own; ``auto`` takes trees where the model lets its attention be replaced.
         max_new_tokens: length limit of shown and predicted samples.
         temperature: of shown and predicted samples.
         seed: of dropout and samples.
@@ -47,6 +50,7 @@ class SFTModule(PolicyPhase):
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
+        attention: Attention = "auto",
         max_new_tokens: int = 128,
         temperature: float = 1.0,
         seed: int = 0,
@@ -54,7 +58,7 @@ class SFTModule(PolicyPhase):
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         self.remember_arguments(model)
         self.set_sampling(max_new_tokens, temperature, seed)
-        self.network = PolicyNetwork(load_causal_lm(model))
+        self.network = PolicyNetwork(load_causal_lm(model, attention))
         self.val_loss = MeanMetric()
 
     def on_fit_start(self) -> None:

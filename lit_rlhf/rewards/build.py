@@ -100,5 +100,5 @@ def _import(path: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"reward: {path!r} is neither a folder here nor a dotted path that can be imported ({error}). "
-            "A function's path looks like my_package.my_module.my_function, with its folder on PYTHONPATH."
+            "A function's path looks like my_package.my_module.my_function, in the current folder or on PYTHONPATH."
         ) from error

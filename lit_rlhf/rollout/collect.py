@@ -113,7 +113,7 @@ def _look(
         for start in range(0, len(request.rows), batch_size):
             chunk = slice(start, start + batch_size)
             trees = one_response_trees(request.prompt_ids[chunk], sampled.response_ids[chunk]).to(device)
-            seen = network(trees, temperature)
+            seen = network(trees, temperature, with_entropy=True)
             looked = (seen.logprobs, reference(trees, temperature).logprobs, seen.values, seen.entropy)
             for column, grid in zip(columns, looked, strict=True):
                 column.append(pad(grid.float().cpu(), (0, width - grid.shape[1])))

@@ -5,6 +5,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lit_rlhf.data.trees import pack_trees
+from lit_rlhf.models import head
 from lit_rlhf.models.loading import disable_dropout, load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
 from lit_rlhf.records import Tree
@@ -80,7 +81,7 @@ def test_what_follows_a_branch_or_stands_in_another_changes_nothing(tiny_llama):
 
 def test_entropy_is_that_of_the_predicting_distribution(tiny_llama):
     tree = trees_of(([5, 6], [[9, 1]]))
-    entropy = PolicyNetwork(tiny_llama)(pack_trees(tree)).entropy[0]
+    entropy = PolicyNetwork(tiny_llama)(pack_trees(tree), with_entropy=True).entropy[0]
     distribution = torch.distributions.Categorical(logits=tiny_llama(torch.tensor([[5, 6, 9]])).logits[0, 1:])
     assert torch.allclose(entropy, distribution.entropy(), atol=1e-5)
 
@@ -114,3 +115,35 @@ def test_a_folder_that_is_no_model_says_what_is_in_it(tmp_path):
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(FileNotFoundError, match=r"expected a Hugging Face folder.*last\.ckpt"):
         load_causal_lm(str(tmp_path))
+
+
+def test_the_heads_chunks_change_neither_loss_nor_gradient(tiny_llama, monkeypatch: pytest.MonkeyPatch):
+    """One token a chunk against all in one."""
+    found = []
+    for limit in (2**24, 320):
+        monkeypatch.setattr(head, "MAX_LOGITS", limit)
+        tiny_llama.zero_grad()
+        output = PolicyNetwork(tiny_llama)(pack_trees(TREES), with_entropy=True)
+        output.logprobs.square().sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in tiny_llama.parameters()])
+        found.append((output.logprobs.detach(), output.entropy, gradient))
+    for whole, chunked in zip(*found, strict=True):
+        assert torch.allclose(whole, chunked, atol=1e-5 * whole.abs().max().item())
+
+
+def test_no_tensor_over_the_vocabulary_is_kept_for_the_backward(tiny_llama):
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        PolicyNetwork(tiny_llama)(pack_trees(TREES))
+    counted = sum(len(r) for tree in TREES for r in tree.response_ids)
+    assert torch.Size([counted, 320]) not in kept
+    assert kept
+
+
+def test_a_mistyped_path_under_a_folder_that_is_here_is_no_hub_name(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="near names there: tiny"):
+        load_causal_lm("models/tinny")
