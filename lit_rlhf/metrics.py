@@ -13,7 +13,7 @@ from lit_rlhf.ops.masking import masked_mean, masked_variance
 from lit_rlhf.ops.shapes import check_same_shape
 
 LOGGED_NAMES: dict[str, str] = {
-    "train/loss": "what the optimizer minimises, mean over the counted items of the whole batch",
+    "train/loss": "what the optimizer minimises, mean over the counted items of the whole batch, all ranks",
     "train/perplexity": "exp of the mean negative log-likelihood of a counted token",
     "val/loss": "train/loss on the validation data",
     "val/perplexity": "train/perplexity on the validation data",

@@ -48,7 +48,7 @@ class PromptDataModule(TreeDataModule):
         predict_path: Prompts for ``predict``.
         batch_size: Prompts an iteration, over all ranks.
         max_prompt_tokens: Longer prompts are cut on their left, conversations by whole turns.
-        seed: Decides the validation split.
+        seed: Decides the validation split; null = that of ``seed_everything``.
         bad_rows: Whether a row that cannot be read stops the run, or is skipped and counted.
         chat_template: For conversations: chatml, a .jinja file or a template; by default the module's or the
             tokenizer's own.
@@ -66,7 +66,7 @@ class PromptDataModule(TreeDataModule):
         predict_path: DataPath | None = None,
         batch_size: int = 64,
         max_prompt_tokens: int | None = 512,
-        seed: int = 0,
+        seed: int | None = None,
         bad_rows: BadRows = "error",
         chat_template: str | None = None,
         tokenizer: str | PreTrainedTokenizerBase | None = None,

@@ -18,6 +18,7 @@ from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
 from lit_rlhf.data.formats import Kind
 from lit_rlhf.data.loader import TreeLoader
 from lit_rlhf.data.report import PartKind, SplitReport, example_parts
+from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.sources import Split
 from lit_rlhf.data.split import shared_prompts, split_rows
 from lit_rlhf.data.tokenization import AssistantTurns, TextEncoder, load_tokenizer
@@ -73,7 +74,7 @@ class TreeDataModule(LightningDataModule):
         max_response_tokens: Longer responses are cut on their right; `text` is cut into windows of this size.
         assistant_turns: Whether all assistant turns of a conversation count, or the last only.
         shuffle: Whether every epoch has an order of its own.
-        seed: Decides order and validation split.
+        seed: Decides order and validation split; null = that of ``seed_everything``.
         bad_rows: Whether a row that cannot be read stops the run, or is skipped and counted.
         chat_template: For conversations: chatml, a .jinja file or a template; by default the module's or the
             tokenizer's own.
@@ -97,7 +98,7 @@ class TreeDataModule(LightningDataModule):
         max_response_tokens: int | None = 512,
         assistant_turns: AssistantTurns = "all",
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         bad_rows: BadRows = "error",
         chat_template: str | None = None,
         tokenizer: str | PreTrainedTokenizerBase | None = None,
@@ -119,7 +120,7 @@ class TreeDataModule(LightningDataModule):
         self.max_response_tokens = max_response_tokens
         self.assistant_turns = assistant_turns
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = settled_seed(seed)
         self.bad_rows = bad_rows
         self.chat_template = chat_template
         self.tokenizer = tokenizer

@@ -55,7 +55,7 @@ def resolve_model_name(name: str) -> str:
 
 
 def load_causal_lm(model: str | nn.Module, attention: Attention = "auto") -> PreTrainedModel:
-    """A causal language model in fp32 and train mode, from a folder, a hub name, or one already built.
+    """A causal language model: in fp32 and train mode from a folder or hub name; one already built as it is.
 
     Args:
         model: the folder, the name, or the model, whose attention is then replaced in place.
@@ -114,6 +114,16 @@ def check_output_head(causal_lm: nn.Module) -> PreTrainedModel:
                 "which is not supported: log-probabilities would be wrong."
             )
     return causal_lm
+
+
+def check_same_vocabulary(name: str, model: PreTrainedModel, policy: PreTrainedModel) -> None:
+    """Refuse a model that is to read the policy's ids and has another vocabulary; `name` is its config key."""
+    theirs, ours = model.config.vocab_size, policy.config.vocab_size
+    if theirs != ours:
+        raise ValueError(
+            f"model.{name}: expected the policy's vocabulary of {ours} tokens, found {theirs}: it reads the ids of "
+            "the policy. (A reward model may have a tokenizer of its own.)"
+        )
 
 
 def disable_dropout(network: Network) -> Network:

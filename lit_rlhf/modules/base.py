@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.ops.noise import seed_from
@@ -20,6 +22,12 @@ from lit_rlhf.rollout.sampling import SamplingSettings, sample_responses
 
 NOT_HYPERPARAMETERS = ["optimizer", "scheduler", "tokenizer"]
 """Left out of the checkpoint: objects, given again on load."""
+
+
+def check_argument(name: str, value: float | None, fits: bool, expected: str) -> None:
+    """Refuse a constructor's argument that makes no sense, by its config key."""
+    if not fits:
+        raise ValueError(f"model.{name}: expected {expected}, found {value}.")
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -61,17 +69,25 @@ class PhaseModule(L.LightningModule):
         self.chat_template = chat_template
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
-        self._window_counts: list[Tensor] = []
+        self._window: list[tuple[Tensor, Tensor]] = []
 
     @property
     def encoder(self) -> TextEncoder:
-        """Text to ids and back, with this module's tokenizer and chat template."""
-        return TextEncoder(self.tokenizer, self.chat_template)
+        """Text to ids and back: the data module's, whose tokenizer and chat template override, or our own."""
+        theirs = getattr(self.datamodule, "encoder", None)
+        return theirs if isinstance(theirs, TextEncoder) else TextEncoder(self.tokenizer, self.chat_template)
+
+    def tokenizer_to_export(self) -> PreTrainedTokenizerBase:
+        """The tokenizer with the chat template in use, so that the next phase needs not be told again."""
+        tokenizer = copy.deepcopy(self.encoder.tokenizer)
+        if self.encoder.chat_template is not None:
+            tokenizer.chat_template = self.encoder.chat_template
+        return tokenizer
 
     @property
     def datamodule(self) -> Any:
-        """The trainer's data module, or None where it was given plain loaders."""
-        return getattr(self.trainer, "datamodule", None)
+        """The trainer's data module; None where there is no trainer yet, or it was given plain loaders."""
+        return None if self._trainer is None else getattr(self._trainer, "datamodule", None)
 
     def frozen(self) -> list[Movable]:
         """What the phase holds beside its network: not registered, so moved here and not by Lightning."""
@@ -123,36 +139,56 @@ class PhaseModule(L.LightningModule):
                 f"The loss is {output.total.item()} at epoch {self.current_epoch}, update {self.global_step}, on rows "
                 f"{shown}. Lower the learning rate, set trainer.gradient_clip_val, or look at these rows."
             )
-        count = output.count.detach().float().clamp(min=1.0)
-        if self.trainer.world_size > 1:
-            count = self.trainer.strategy.reduce(count, reduce_op="sum")
-        self._window_counts.append(count)
-        return output.total * (self.trainer.world_size / self._window_counts[0])
+        count = self._sum_over_ranks(output.count.detach().float())
+        self._window.append((output.total.detach(), count))
+        return output.total * (self.trainer.world_size / self._window_scale())
+
+    def _window_scale(self) -> Tensor:
+        """What the window's losses are divided by until its own count is known; the same on all ranks."""
+        first = self._window[0][1]
+        return torch.where(first > 0, first, torch.ones_like(first))
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return value
+        summed: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")
+        return summed
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide by the whole accumulation window's count; runs after unscaling and before clipping."""
-        counts, self._window_counts = self._window_counts, []
-        divided_by = self.trainer.accumulate_grad_batches
-        if not counts or (divided_by == 1 and len(counts) == 1):
+        if not self._window:
             return
-        factor = divided_by * counts[0] / torch.stack(counts).sum()
+        divided_by = self.trainer.accumulate_grad_batches
+        scale, counts = self._window_scale(), torch.stack([count for _, count in self._window])
+        self._window = []
+        if divided_by == 1 and len(counts) == 1:
+            return
+        total = counts.sum()
+        factor = divided_by * scale / torch.where(total > 0, total, torch.ones_like(total))
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
 
-    def log_training(self, output: LossOutput, loss_name: str = "train/loss") -> None:
-        """Log a training step's numbers, on the steps that the trainer writes out and on the epoch's last."""
+    def log_training(self, output: LossOutput) -> None:
+        """Log a training step's numbers, on the steps that the trainer writes out and on the epoch's last.
+
+        The loss is that of the optimizer batch so far, all ranks together; the other metrics are those of this
+        rank's last micro-batch. Call it after :meth:`mean_loss`.
+        """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
         due = (self.trainer.global_step + 1) % every == 0
         if not (due or self.trainer.is_last_batch):
             return
-        self.log(loss_name, output.total.detach() / output.count.clamp(min=1.0), prog_bar=True)
+        total = self._sum_over_ranks(torch.stack([total for total, _ in self._window]).sum().float())
+        count = torch.stack([count for _, count in self._window]).sum()
+        self.log("train/loss", torch.where(count > 0, total / count, 0.0), prog_bar=True)
         self.log_dict(output.metrics)
 
     def dropout_seed(self, batch_idx: int) -> int:
         """What a training step draws depends on (seed, step, rank) alone, so that a resumed run repeats it."""
-        seed = getattr(self.hparams, "seed", 0)
-        return seed_from(seed, self.current_epoch, batch_idx, self.global_rank)
+        return seed_from(
+            settled_seed(self.hparams.get("seed")), self.current_epoch, batch_idx, self.global_rank
+        )
 
     def configure_optimizers(self) -> Any:
         """The optimizer over :meth:`parameter_groups`, and its schedule stepped once an update."""

@@ -66,8 +66,9 @@ class ComparisonPhase(PhaseModule):
 
     def training_step(self, batch: ResponseTrees, batch_idx: int) -> Tensor:
         output = self.compute_loss(batch)
+        loss = self.mean_loss(output, batch.row_ids)
         self.log_training(output)
-        return self.mean_loss(output, batch.row_ids)
+        return loss
 
     def validation_step(self, batch: ResponseTrees, batch_idx: int) -> None:
         judgement = self.judge(batch)

@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.losses.preference import dpo_loss, implicit_reward
 from lit_rlhf.models.export import export_policy
-from lit_rlhf.models.loading import disable_dropout, load_causal_lm
+from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import Frozen
-from lit_rlhf.modules.base import Movable, default_optimizer
+from lit_rlhf.modules.base import Movable, check_argument, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.modules.reference_cache import ReferenceCache
@@ -44,7 +44,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
             row of its own; ``auto`` takes trees where the model lets its attention be replaced.
         max_new_tokens: length limit of predicted samples.
         temperature: of predicted samples.
-        seed: of predicted samples.
+        seed: of predicted samples; null = that of ``seed_everything``.
     """
 
     network: PolicyNetwork
@@ -63,12 +63,14 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         attention: Attention = "auto",
         max_new_tokens: int = 128,
         temperature: float = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         self.remember_arguments(model)
         self.set_up_validation()
         self.set_sampling(max_new_tokens, temperature, seed)
+        check_argument("beta", beta, beta > 0, "more than 0")
+        check_argument("label_smoothing", label_smoothing, 0 <= label_smoothing < 0.5, "0 to less than 0.5")
         self.beta = beta
         self.label_smoothing = label_smoothing
         self.network = disable_dropout(PolicyNetwork(load_causal_lm(model, attention)))
@@ -76,6 +78,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
             self._reference: Frozen | None = Frozen.copy_of(self.network)
         else:
             self._reference = Frozen(PolicyNetwork(load_causal_lm(reference, attention)))
+            check_same_vocabulary("reference", self._reference.network.causal_lm, self.network.causal_lm)
         self._precomputed = ReferenceCache() if reference_storage == "precomputed" else None
 
     def judge(self, batch: ResponseTrees) -> Judgement:
@@ -96,9 +99,16 @@ class DPOModule(ComparisonPhase, PolicyPhase):
     def reference_logprobs(self, batch: ResponseTrees) -> Tensor:
         """log π_ref(y|x) of each response, ``[N]``, without gradient."""
         split = "train" if self.trainer.training else "val"
-        if self._precomputed is not None and split in self._precomputed and self.trainer.state.fn == "fit":
+        if self._precomputed is not None and split in self._precomputed and not self.trainer.testing:
             return self._precomputed.look_up(split, batch)
-        assert self._reference is not None
+        return self._look_at_reference(batch)
+
+    def _look_at_reference(self, batch: ResponseTrees) -> Tensor:
+        if self._reference is None:
+            raise RuntimeError(
+                "The reference was let go once its log-probabilities were computed, and these rows were not among "
+                "them. Make a new DPOModule for them, with reference_storage: frozen."
+            )
         return sequence_logprobs(self._reference(batch))
 
     def frozen(self) -> list[Movable]:
@@ -108,8 +118,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         super().on_fit_start()
         if self._precomputed is None:
             return
-        if "train" not in self._precomputed:  # else it came with the checkpoint
-            self._precompute(self._precomputed)
+        self._precompute(self._precomputed)
         self._reference = None
 
     def _precompute(self, cache: ReferenceCache) -> None:
@@ -118,17 +127,15 @@ class DPOModule(ComparisonPhase, PolicyPhase):
                 "model.reference_storage: precomputed needs a data module of lit_rlhf, found "
                 f"{type(self.datamodule).__name__}. Use frozen with data of your own."
             )
-        reference = self._reference
-        assert reference is not None
         for split in ("train", "val"):
             trees = self.datamodule.trees(split)
-            if not trees:
+            if not trees or cache.holds(split, trees):  # what came with the checkpoint is not computed again
                 continue
             rank_zero_info(f"Reference log-probabilities of {len(trees)} {split} rows, once before training.")
             cache.fill(
                 split,
                 trees,
-                lambda batch: sequence_logprobs(reference(batch)),
+                self._look_at_reference,
                 self.device,
                 self.global_rank,
                 self.trainer.world_size,
@@ -148,4 +155,4 @@ class DPOModule(ComparisonPhase, PolicyPhase):
 
     def export(self, directory: str | Path) -> None:
         """Write the policy as ``AutoModelForCausalLM`` loads it."""
-        export_policy(self.network, self.tokenizer, directory)
+        export_policy(self.network, self.tokenizer_to_export(), directory)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.modules.base import PhaseModule, prompts_of
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import ResponseTrees
@@ -18,10 +19,10 @@ SHOWN = 4
 class PolicyPhase(PhaseModule):
     """A phase whose network is a policy; abstract."""
 
-    def set_sampling(self, max_new_tokens: int, temperature: float, seed: int) -> None:
+    def set_sampling(self, max_new_tokens: int, temperature: float, seed: int | None) -> None:
         """How shown and predicted samples are drawn."""
         self.sampling = SamplingSettings(max_new_tokens, temperature)
-        self._sampling_seed = seed
+        self._sampling_seed = settled_seed(seed)
         self._shown_prompts: list[list[int]] = []
 
     def keep_prompts(self, batch: ResponseTrees, batch_idx: int) -> None:

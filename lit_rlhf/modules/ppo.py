@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.trees import plant_tree
 from lit_rlhf.losses.policy import clipped_policy_loss, clipped_value_loss
 from lit_rlhf.metrics import (
@@ -23,12 +25,12 @@ from lit_rlhf.metrics import (
 )
 from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.export import export_policy
-from lit_rlhf.models.loading import disable_dropout, load_causal_lm
+from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
-from lit_rlhf.modules.base import Movable, default_optimizer, prompts_of
+from lit_rlhf.modules.base import Movable, check_argument, default_optimizer, prompts_of
 from lit_rlhf.modules.policy_phase import SHOWN, PolicyPhase
 from lit_rlhf.modules.rollout_loader import RolloutLoader
 from lit_rlhf.ops.kl import k1
@@ -83,7 +85,7 @@ class PPOModule(PolicyPhase):
         chat_template: for conversations where the tokenizer has none: ``chatml``, a .jinja file, or the text.
         attention: ``trees`` computes each prompt once for all its responses; ``padded`` gives every response a
             row of its own; ``auto`` takes trees where the model lets its attention be replaced.
-        seed: of sampling and of the order of prompts and minibatches.
+        seed: of sampling and of the order of prompts and minibatches; null = that of ``seed_everything``.
     """
 
     network: ActorCritic
@@ -113,12 +115,24 @@ class PPOModule(PolicyPhase):
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
         attention: Attention = "auto",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         self.remember_arguments(model, *(["reward"] if not isinstance(reward, str | dict | list) else []))
-        if temperature <= 0:
-            raise ValueError(f"model.temperature: PPO needs a temperature above 0, found {temperature}.")
+        check_argument("temperature", temperature, temperature > 0, "more than 0, since PPO samples")
+        for name, number in (("samples_per_prompt", samples_per_prompt), ("epochs", epochs)):
+            check_argument(name, number, number >= 1, "1 or more")
+        check_argument("minibatch_size", minibatch_size, minibatch_size >= 1, "1 or more")
+        check_argument("kl_coef", kl_coef, kl_coef >= 0, "0 or more")
+        check_argument("clip_range", clip_range, clip_range > 0, "more than 0")
+        check_argument(
+            "value_clip_range",
+            value_clip_range,
+            value_clip_range is None or value_clip_range > 0,
+            "more than 0",
+        )
+        for name, share in (("gamma", gamma), ("lam", lam)):
+            check_argument(name, share, 0 <= share <= 1, "0 to 1")
         self.set_sampling(max_new_tokens, temperature, seed)
         self.kl_coef = kl_coef
         self.samples_per_prompt = samples_per_prompt
@@ -130,7 +144,7 @@ class PPOModule(PolicyPhase):
         self.whiten_advantages = whiten_advantages
         self.missing_eos_score = missing_eos_score
         self.critic_learning_rate = critic_learning_rate
-        self.seed = seed
+        self.seed = settled_seed(seed)
 
         policy = PolicyNetwork(load_causal_lm(model, attention))
         self.network = disable_dropout(ActorCritic(policy, _make_critic(critic, policy, attention)))
@@ -138,7 +152,7 @@ class PPOModule(PolicyPhase):
             self._reference = Frozen.copy_of(policy)
         else:
             self._reference = Frozen(PolicyNetwork(load_causal_lm(reference, attention)))
-            _check_same_vocabulary("reference", self._reference.network.causal_lm, policy)
+            check_same_vocabulary("reference", self._reference.network.causal_lm, policy.causal_lm)
         self.reward = build_reward(reward, self.tokenizer)
         self.val_means = NamedMeans(VALIDATION_MEANS)
         self._rollout_metrics: dict[str, float] = {}
@@ -147,9 +161,14 @@ class PPOModule(PolicyPhase):
 
     # --- the iteration: rollout -------------------------------------------------------------------------
 
-    def rollout_loader(self, rows: list[Row]) -> RolloutLoader:
-        """The training loader over prompt rows; the data module's `batch_size` is prompts an iteration."""
-        return RolloutLoader(self, rows, self.datamodule.batch_size, self.seed)
+    def rollout_loader(self, rows: Sequence[Row], batch_size: int | None = None) -> RolloutLoader:
+        """The training loader over prompt rows, from any data module or handed to the trainer as it is.
+
+        Args:
+            rows: the prompts, with their columns for the reward.
+            batch_size: prompts an iteration over all ranks; None = the data module's `batch_size`.
+        """
+        return RolloutLoader(self, rows, batch_size, self.seed)
 
     def collect(self, rows: list[Row], iteration: int) -> Experience:
         """Sample, score, price and estimate advantages, over all ranks. Meant to be overridden."""
@@ -256,8 +275,9 @@ class PPOModule(PolicyPhase):
 
     def training_step(self, batch: ExperienceBatch, batch_idx: int) -> Tensor:
         output = self.compute_loss(batch)
+        loss = self.mean_loss(output, batch.trees.row_ids)
         self.log_training(output)
-        return self.mean_loss(output, batch.trees.row_ids)
+        return loss
 
     def on_train_epoch_end(self) -> None:
         self._rollout_metrics["time/update_seconds"] = time.perf_counter() - self._rollout_ended
@@ -319,24 +339,14 @@ class PPOModule(PolicyPhase):
 
     def export(self, directory: str | Path) -> None:
         """Write the policy as ``AutoModelForCausalLM`` loads it; the critic stays in the checkpoint."""
-        export_policy(self.network.policy, self.tokenizer, directory)
+        export_policy(self.network.policy, self.tokenizer_to_export(), directory)
 
 
 def _make_critic(critic: str | None, policy: PolicyNetwork, attention: Attention) -> ScorerNetwork:
     if critic is not None:
         loaded = load_scorer(critic, attention=attention)
-        _check_same_vocabulary("critic", loaded.trunk, policy)
+        check_same_vocabulary("critic", loaded.trunk, policy.causal_lm)
         return loaded
     network = ScorerNetwork(copy.deepcopy(policy.causal_lm.base_model))
     network.zero_head()
     return network
-
-
-def _check_same_vocabulary(name: str, model: PreTrainedModel, policy: PolicyNetwork) -> None:
-    """Critic and reference read the policy's own ids."""
-    theirs, ours = model.config.vocab_size, policy.causal_lm.config.vocab_size
-    if theirs != ours:
-        raise ValueError(
-            f"model.{name}: expected the policy's vocabulary of {ours} tokens, found {theirs}: it reads the ids that "
-            "the policy draws. (A reward model may have a tokenizer of its own.)"
-        )

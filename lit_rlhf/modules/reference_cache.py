@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,11 @@ class ReferenceCache:
     def __init__(self) -> None:
         self._logprobs: dict[str, Tensor] = {}
         self._starts: dict[str, Tensor] = {}
+        self._fingerprints: dict[str, int] = {}
+
+    def holds(self, split: str, trees: list[Tree]) -> bool:
+        """Whether the split was looked at, and these are still its rows."""
+        return split in self and self._fingerprints[split] == _fingerprint(trees)
 
     def __contains__(self, split: str) -> bool:
         return split in self._logprobs
@@ -60,6 +67,7 @@ class ReferenceCache:
         lengths = torch.tensor([0, *(len(tree.response_ids) for tree in trees)])
         self._logprobs[split] = torch.cat(rows)
         self._starts[split] = lengths.cumsum(0)[:-1]
+        self._fingerprints[split] = _fingerprint(trees)
 
     def look_up(self, split: str, batch: ResponseTrees) -> Tensor:
         """What was computed for the batch's responses, ``[N]``, on the batch's device.
@@ -79,9 +87,15 @@ class ReferenceCache:
         ]
         return torch.cat(parts).to(batch.input_ids.device)
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Plain tensors: part of the checkpoint, since the policy has moved from the reference by then."""
-        return {"logprobs": self._logprobs, "starts": self._starts}
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values: part of the checkpoint, since the policy has moved from the reference by then."""
+        return {"logprobs": self._logprobs, "starts": self._starts, "fingerprints": self._fingerprints}
 
-    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._logprobs, self._starts = state["logprobs"], state["starts"]
+        self._fingerprints = state["fingerprints"]
+
+
+def _fingerprint(trees: list[Tree]) -> int:
+    """A number that changes with any token of the rows."""
+    return zlib.crc32(json.dumps([[tree.prompt_ids, tree.response_ids] for tree in trees]).encode())

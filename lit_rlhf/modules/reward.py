@@ -88,6 +88,8 @@ class RewardModule(ComparisonPhase):
     def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
         """The scores of each row's responses."""
         counts = torch.bincount(batch.tree_index, minlength=batch.num_trees).tolist()
+        if 0 in counts:
+            raise ValueError(f"{batch.row_ids[counts.index(0)]}: expected responses to score, found none.")
         per_row = self.score(batch).split(counts)
         return [
             {"id": name, "reward_scores": scores.tolist()}
@@ -145,7 +147,7 @@ class RewardModule(ComparisonPhase):
 
     def export(self, directory: str | Path) -> None:
         """Write the model as ``AutoModelForSequenceClassification`` with one label loads it."""
-        export_scorer(self.network, self.tokenizer, directory)
+        export_scorer(self.network, self.tokenizer_to_export(), directory)
 
 
 def _preferred_only(tree: Tree) -> Tree | None:

@@ -6,7 +6,9 @@ policy that samples is the one that has just been updated.
 
 from __future__ import annotations
 
+import json
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,21 +31,28 @@ class RolloutLoader:
     Args:
         module: collects, and says how the experience is dealt out.
         rows: the prompts.
-        batch_size: prompts an iteration, over all ranks.
+        batch_size: prompts an iteration, over all ranks; None = the `batch_size` of the trainer's data module.
         seed: of the order of prompts and minibatches.
     """
 
-    def __init__(self, module: PPOModule, rows: Sequence[Row], batch_size: int, seed: int) -> None:
+    def __init__(self, module: PPOModule, rows: Sequence[Row], batch_size: int | None, seed: int) -> None:
         if not rows:
             raise ValueError("data.path: expected at least one prompt, found none.")
         self.module = module
         self.rows = rows
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self.seed = seed
         self._experience: Experience | None = None
         self._position = 0
         self._resumed: tuple[Experience, int] | None = None
-        self._check_sizes()
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts an iteration, over all ranks."""
+        size = self._batch_size or getattr(self.module.datamodule, "batch_size", None)
+        if size is None:
+            raise ValueError("rollout_loader: give batch_size, since the trainer's data module has none.")
+        return int(size)
 
     @property
     def num_responses(self) -> int:
@@ -56,6 +65,7 @@ class RolloutLoader:
         return self.module.trainer.world_size * self.module.trainer.accumulate_grad_batches
 
     def __len__(self) -> int:
+        self._check_sizes()
         minibatches = math.ceil(self.num_responses / self.module.minibatch_size)
         return self.module.epochs * minibatches * self.module.trainer.accumulate_grad_batches
 
@@ -108,12 +118,42 @@ class RolloutLoader:
     def state_dict(self) -> dict[str, Any]:
         """The experience and the position in it, while an iteration is under way; else nothing."""
         if self._experience is None or self._position >= len(self):
-            return {"experience": None, "position": 0}
-        return {"experience": experience_state(self._experience), "position": self._position}
+            return {"experience": None, "position": 0, "plan": self._fingerprint()}
+        return {
+            "experience": experience_state(self._experience),
+            "position": self._position,
+            "plan": self._fingerprint(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["experience"] is not None:
-            self._resumed = (Experience(**state["experience"]), state["position"])
+        """Go on inside the iteration that the state was saved in.
+
+        Raises:
+            ValueError: what deals the experience out has changed since.
+        """
+        if state["experience"] is None:
+            return
+        then, now = state["plan"], self._fingerprint()
+        changed = [name for name in now if then.get(name) != now[name]]
+        if changed:
+            said = ", ".join(f"{name} ({then.get(name)} then, {now[name]} now)" for name in changed)
+            raise ValueError(
+                f"The checkpoint was saved inside an iteration, and {said} changed since. Continue with the same "
+                "settings to the end of the iteration, or start from a checkpoint saved between iterations."
+            )
+        self._resumed = (Experience(**state["experience"]), state["position"])
+
+    def _fingerprint(self) -> dict[str, int]:
+        """What an iteration's prompts and minibatches depend on."""
+        return {
+            "data.path": zlib.crc32(json.dumps([row.prompt for row in self.rows]).encode()),
+            "data.batch_size": self.batch_size,
+            "model.samples_per_prompt": self.module.samples_per_prompt,
+            "model.minibatch_size": self.module.minibatch_size,
+            "model.epochs": self.module.epochs,
+            "model.seed": self.seed,
+            "ranks x accumulate_grad_batches": self.shares,
+        }
 
 
 def _permutation(length: int, *counters: int) -> list[int]:

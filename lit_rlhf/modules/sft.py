@@ -38,7 +38,7 @@ class SFTModule(PolicyPhase):
             row of its own; ``auto`` takes trees where the model lets its attention be replaced.
         max_new_tokens: length limit of shown and predicted samples.
         temperature: of shown and predicted samples.
-        seed: of dropout and samples.
+        seed: of dropout and samples; null = that of ``seed_everything``.
     """
 
     network: PolicyNetwork
@@ -53,7 +53,7 @@ class SFTModule(PolicyPhase):
         attention: Attention = "auto",
         max_new_tokens: int = 128,
         temperature: float = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         self.remember_arguments(model)
@@ -63,7 +63,7 @@ class SFTModule(PolicyPhase):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.trainer.max_epochs not in (1, -1, None):
+        if self.trainer.max_epochs != 1:
             rank_zero_warn(
                 f"trainer.max_epochs is {self.trainer.max_epochs}: supervised fine-tuning for more than one epoch "
                 "tends to memorise the demonstrations. Watch val/loss; one epoch is the default."
@@ -86,8 +86,9 @@ class SFTModule(PolicyPhase):
             torch.manual_seed(self.dropout_seed(batch_idx))
             output = self.compute_loss(batch)
         output.metrics["train/perplexity"] = (output.total.detach() / output.count.clamp(min=1)).exp()
+        loss = self.mean_loss(output, batch.row_ids)
         self.log_training(output)
-        return self.mean_loss(output, batch.row_ids)
+        return loss
 
     def validation_step(self, batch: ResponseTrees, batch_idx: int) -> None:
         output = self.compute_loss(batch)
@@ -105,7 +106,7 @@ class SFTModule(PolicyPhase):
 
     def export(self, directory: str | Path) -> None:
         """Write the model as ``AutoModelForCausalLM`` loads it."""
-        export_policy(self.network, self.tokenizer, directory)
+        export_policy(self.network, self.tokenizer_to_export(), directory)
 
     def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
         """One sample for each prompt of the batch."""

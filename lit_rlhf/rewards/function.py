@@ -14,6 +14,9 @@ from lit_rlhf.rewards.protocol import Completions, RewardError
 
 RewardFunction = Callable[..., Sequence[float | None]]
 
+RESERVED = {"prompts", "completions", "completion_ids", "finished"}
+"""Arguments that every reward function gets."""
+
 
 class FunctionReward:
     """Calls ``function(prompts, completions, **columns) -> list[float | None]``.
@@ -36,8 +39,15 @@ class FunctionReward:
         """Scores ``[N]``; NaN where the function gave None.
 
         Raises:
-            RewardError: the function raised, gave another number of scores, or one that is not finite.
+            RewardError: a field of the prompt file has a reserved name, the function raised, gave another
+                number of scores, or one that is not finite.
         """
+        taken = sorted(RESERVED & set(completions.columns))
+        if taken:
+            raise RewardError(
+                f"Reward {self.name}: the prompt file's field {taken[0]!r} has the name of an argument that every "
+                f"reward function gets ({', '.join(sorted(RESERVED))}). Rename the field."
+            )
         columns: dict[str, list[Any]] = {
             **completions.columns,
             "completion_ids": completions.response_ids,

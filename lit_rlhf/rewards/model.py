@@ -12,7 +12,7 @@ from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
-from lit_rlhf.records import Tree
+from lit_rlhf.records import Prompt, Tree
 from lit_rlhf.rewards.protocol import Completions
 
 
@@ -54,10 +54,17 @@ class ModelReward:
             pairs = list(zip(completions.prompt_ids, completions.response_ids, strict=True))
         else:
             pairs = [
-                (self.encoder.prompt_ids(prompt), self.encoder.response_ids(prompt, text)[0])
-                for prompt, text in zip(completions.prompts, completions.texts, strict=True)
+                (self.encoder.prompt_ids(prompt), self._response_ids(prompt, text, finished))
+                for prompt, text, finished in zip(
+                    completions.prompts, completions.texts, completions.finished, strict=True
+                )
             ]
         return [Tree(prompt, [response], [[True] * len(response)]) for prompt, response in pairs]
+
+    def _response_ids(self, prompt: Prompt, text: str, finished: bool) -> list[int]:
+        """The response in the reward model's own tokens; one that was cut off has no EOS here either."""
+        ids = self.encoder.response_ids(prompt, text)[0]
+        return ids if finished or len(ids) == 1 else ids[:-1]
 
     def to(self, device: torch.device | str) -> ModelReward:
         self.device = device

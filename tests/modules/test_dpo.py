@@ -133,3 +133,35 @@ def test_the_cache_finds_each_row_on_one_process_and_on_two():
     expected = [float(response[0]) for i in (69, 0, 33) for response in trees[i].response_ids]
     assert _filled(0, 1) == expected
     assert run_distributed(_filled_on_a_rank, 2) == [expected, expected]
+
+
+def test_the_reference_must_read_the_policys_ids(tmp_path: Path):
+    make_llama(TOKENIZER, vocab_size=len(TOKENIZER) + 8).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.reference: .* of 320 tokens, found 328"):
+        make_module(reference=str(tmp_path))
+
+
+@pytest.mark.parametrize("wrong", [{"beta": -0.1}, {"label_smoothing": 0.5}])
+def test_numbers_that_make_no_sense_are_refused_by_their_key(wrong: dict):
+    with pytest.raises(ValueError, match=rf"model\.{next(iter(wrong))}: expected"):
+        make_module(**wrong)
+
+
+def test_after_precomputing_validation_goes_on_and_new_rows_are_refused():
+    module = make_module(reference_storage="precomputed")
+    trainer = quiet_trainer()
+    data = PairDataModule(PAIRS, val_path=PAIRS[:6], test_path=PAIRS[:3], batch_size=4)
+    trainer.fit(module, datamodule=data)
+    logged = trainer.callback_metrics["val/loss"].item()
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(logged, abs=1e-6)
+    with pytest.raises(RuntimeError, match="reference was let go"):
+        trainer.test(module, datamodule=data, verbose=False)
+
+
+def test_a_cache_knows_when_its_rows_have_changed():
+    cache, trees = ReferenceCache(), random_trees(5)
+    cache.fill("train", trees, lambda batch: torch.zeros(batch.num_responses), torch.device("cpu"), 0, 1)
+    assert cache.holds("train", random_trees(5))
+    assert not cache.holds("train", random_trees(5, seed=1))
+    assert not cache.holds("val", trees)

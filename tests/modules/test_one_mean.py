@@ -1,5 +1,6 @@
 """The gradient is that of the whole optimizer batch, however it is split over steps and ranks."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.modules.dpo import DPOModule
 from lit_rlhf.modules.reward import RewardModule
 from lit_rlhf.modules.sft import SFTModule
+from lit_rlhf.records import Tree
 from tests.conftest import make_llama, make_tokenizer
 from tests.distributed import run_distributed
 from tests.modules.training import quiet_trainer, random_trees, sgd, weights_of
@@ -25,15 +27,18 @@ PHASES = {"sft": SFTModule, "reward": RewardModule, "dpo": DPOModule}
 class Batches:
     """A sized loader over given groups of trees; each rank takes its share of a group."""
 
-    def __init__(self, groups: list[list[int]], rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, groups: list[list[int]], rank: int = 0, world_size: int = 1, trees: list[Tree] = TREES
+    ) -> None:
         self.shares = [group[rank::world_size] for group in groups]
+        self.trees = trees
 
     def __len__(self) -> int:
         return len(self.shares)
 
     def __iter__(self):
         for share in self.shares:
-            yield pack_trees([TREES[index] for index in share], share)
+            yield pack_trees([self.trees[index] for index in share], share)
 
 
 def trained(phase: str, groups: list[list[int]], **trainer_settings) -> torch.Tensor:
@@ -97,3 +102,24 @@ def test_two_ranks_with_accumulation_and_uneven_shares():
     one, other = on_ranks("sft", [[0, 1, 2], [3, 4, 5, 6, 7]], 2, 2)
     assert torch.equal(one, other)
     assert (one - whole("sft")).abs().max() < 1e-4 * moved("sft")
+
+
+def weighted_update(weight: float, groups: list[list[int]], **settings_of_trainer) -> torch.Tensor:
+    """How far a reward model's weights move when every comparison has this weight."""
+    torch.manual_seed(0)
+    module = RewardModule(make_llama(TOKENIZER), optimizer=sgd, tokenizer=TOKENIZER, center=False)
+    start = weights_of(module.network)
+    trees = [
+        replace(tree, comparisons=[replace(c, weight=weight) for c in tree.comparisons]) for tree in TREES
+    ]
+    quiet_trainer(**settings_of_trainer).fit(module, Batches(groups, trees=trees))
+    return weights_of(module.network) - start
+
+
+@pytest.mark.parametrize("weight", [0.05, 3.0])
+def test_a_weight_that_all_share_changes_nothing(weight: float):
+    """Counts of weights may well be under 1."""
+    whole_batch = weighted_update(1.0, [[0, 1, 2, 3]])
+    assert torch.allclose(weighted_update(weight, [[0, 1, 2, 3]]), whole_batch, atol=1e-6)
+    split = weighted_update(weight, [[0], [1], [2], [3]], accumulate_grad_batches=4)
+    assert torch.allclose(split, whole_batch, atol=1e-6)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers import AutoTokenizer
 
+from lit_rlhf import PromptDataModule
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.export import export_scorer
 from lit_rlhf.models.reference import Frozen
@@ -259,3 +261,66 @@ def test_a_critic_from_a_reward_model_starts_with_its_head(tmp_path: Path):
 def test_other_data_than_prompts_is_refused():
     with pytest.raises(TypeError, match=r"found a batch of ResponseTrees.*PromptDataModule"):
         make_module().compute_loss(pack_trees(random_trees(2)))
+
+
+def interrupted(tmp_path: Path) -> str:
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1, filename="inside")
+    fit(make_module(), enable_checkpointing=True, callbacks=[keep])
+    return str(tmp_path / "inside.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
+@pytest.mark.parametrize(
+    "changed", [{"epochs": 3}, {"minibatch_size": 4}, {"samples_per_prompt": 1}, {"seed": 5}]
+)
+def test_an_iteration_is_not_continued_under_other_settings(changed: dict, tmp_path: Path):
+    with pytest.raises(ValueError, match=rf"saved inside an iteration, and model\.{next(iter(changed))}"):
+        fit(make_module(**changed), interrupted(tmp_path), max_epochs=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
+def test_an_iteration_is_not_continued_with_other_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = interrupted(tmp_path)
+    monkeypatch.setitem(globals(), "ROWS", [*ROWS, Row("another prompt")])
+    with pytest.raises(ValueError, match=r"data\.path"):
+        fit(make_module(), path, max_epochs=2)
+
+
+def test_any_rows_can_be_wrapped_without_a_data_module():
+    module = make_module()
+    quiet_trainer().fit(module, module.rollout_loader(ROWS, batch_size=4))
+    assert len(module.rollouts[0]) == 8
+    with pytest.raises(ValueError, match="give batch_size"):
+        quiet_trainer().fit(make_module(), make_module().rollout_loader(ROWS))
+
+
+def test_the_data_modules_template_reaches_the_rollouts_and_the_export(tmp_path: Path):
+    rows = [{"prompt": [{"role": "user", "content": f"hi {i}"}]} for i in range(8)]
+    data = PromptDataModule(rows, batch_size=8, chat_template="chatml")
+    module = make_module()
+    quiet_trainer().fit(module, datamodule=data)
+    assert module.rollouts[0].prompt_ids[0] in [tree.prompt_ids for tree in data.trees("train")]
+    assert "<|im_start|>user" in TOKENIZER.decode(module.rollouts[0].prompt_ids[0])
+    module.export(tmp_path / "export")
+    assert "im_start" in AutoTokenizer.from_pretrained(tmp_path / "export").chat_template
+    assert "im_start" not in TOKENIZER.chat_template
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"minibatch_size": 0}, {"samples_per_prompt": 0}, {"kl_coef": -1.0}, {"clip_range": 0.0},
+     {"value_clip_range": -0.2}, {"gamma": 1.5}, {"lam": -0.1}],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused_by_their_key(wrong: dict):
+    with pytest.raises(ValueError, match=rf"model\.{next(iter(wrong))}: expected"):
+        make_module(**wrong)
+
+
+def test_the_seed_is_that_of_seed_everything_where_none_is_given(monkeypatch: pytest.MonkeyPatch):
+    drawn = []
+    for given, everything in ((None, "3"), (3, "9"), (None, "9")):
+        monkeypatch.setenv("PL_GLOBAL_SEED", everything)
+        module = make_module(seed=given)
+        fit(module)
+        drawn.append(module.rollouts[0].response_ids)
+    assert drawn[0] == drawn[1] != drawn[2]

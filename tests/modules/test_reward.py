@@ -218,3 +218,11 @@ def test_two_ranks_set_the_bias_and_count_the_accuracy_of_one():
 def test_demonstrations_are_refused_by_name():
     with pytest.raises(ValueError, match=r"RewardModule needs comparisons; row-1 has none.*PairDataModule"):
         make_module().compute_loss(pack_trees([Tree([5, 6], [[7, 1]], [[True, True]], id="row-1")]))
+
+
+def test_rows_without_responses_cannot_be_scored():
+    data = PairDataModule(
+        PAIRS, predict_path=[{"id": "x", "prompt": "the soup"}], batch_size=2
+    )
+    with pytest.raises(ValueError, match="x: expected responses to score, found none"):
+        quiet_trainer().predict(make_module(center=False), datamodule=data)

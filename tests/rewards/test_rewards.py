@@ -149,3 +149,24 @@ def test_scores_do_not_depend_on_the_batch_size(tiny_llama, tiny_tokenizer):
     one = ModelReward(scorer, tiny_tokenizer, batch_size=1).score(completions(tiny_tokenizer))
     two = ModelReward(scorer, tiny_tokenizer, batch_size=2).score(completions(tiny_tokenizer))
     assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_a_cut_off_response_has_no_eos_in_the_reward_models_tokens_either(tiny_llama, tiny_tokenizer):
+    scorer = ScorerNetwork(tiny_llama.base_model)
+    asked = completions(tiny_tokenizer)
+    asked.finished = [False, True]
+    asked.response_ids[0] = asked.response_ids[0][:-1]
+    same = ModelReward(scorer, tiny_tokenizer).score(asked)
+    stranger = make_tokenizer()
+    stranger.add_tokens(["<extra>"])
+    assert torch.allclose(
+        ModelReward(scorer, stranger, tokenizer=tiny_tokenizer).score(asked), same, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["completions", "finished"])
+def test_a_column_with_a_reserved_name_is_refused(name):
+    asked = completions()
+    asked.columns[name] = [1, 2]
+    with pytest.raises(RewardError, match=f"field '{name}' has the name of an argument"):
+        FunctionReward(count_letters).score(asked)
