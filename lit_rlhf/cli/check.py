@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
+from transformers import AutoConfig
 
 from lit_rlhf.cli.fit import CommandLine
 from lit_rlhf.cli.guard import run_guarded
@@ -108,10 +107,9 @@ def check_length(data: TreeDataModule, model_name: str, console: Console) -> Non
     for split in data.report:
         for tree in data.trees(split):  # type: ignore[arg-type]
             longest = max(longest, len(tree.prompt_ids) + max(map(len, tree.response_ids), default=0))
-    config_file = Path(model_name) / "config.json"
-    positions = (
-        json.loads(config_file.read_text()).get("max_position_embeddings") if config_file.is_file() else None
-    )
+    # Not from the file itself: architectures store it under names of their own, GPT-2 as `n_positions`.
+    config = AutoConfig.from_pretrained(model_name).get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
     say(console, f"longest sequence: {longest} tokens" + (f" of {positions} positions" if positions else ""))
     if positions and longest > positions:
         refuse(

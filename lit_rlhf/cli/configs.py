@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,5 +87,10 @@ def copy_main(argv: Sequence[str]) -> None:
         )
         raise SystemExit(2)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(source.read_text())
+    beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        beside.write_text(source.read_text())
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
     print(f"{target}: edit it, then `lit-rlhf check --config {target}`")

@@ -21,8 +21,15 @@ HUB_CALLS = {"from_pretrained": "pretrained_model_name_or_path", "load_dataset":
 
 
 def run_guarded(command: str, work: Callable[[], Any]) -> None:
-    """Run `work`; of an error that its reader can mend, show the message alone, and warnings as one line each."""
+    """Run `work`; of an error that its reader can mend, show the message alone, and warnings as one line each.
+
+    What our own rooms log is shown meanwhile, such as the attention that a model takes.
+    """
     silence_adverts()
+    log, handler = logging.getLogger("lit_rlhf"), logging.StreamHandler()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if getattr(rank_zero_only, "rank", 0) else logging.INFO)
     formatter, warnings.formatwarning = warnings.formatwarning, one_line
     try:
         work()
@@ -33,6 +40,8 @@ def run_guarded(command: str, work: Callable[[], Any]) -> None:
         refuse_at_run_time(spoken, command)
     finally:
         warnings.formatwarning = formatter
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def one_line(message: Warning | str, *_: Any, **__: Any) -> str:
@@ -60,7 +69,7 @@ def is_users_mistake(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return raised_in(error).startswith(("transformers.", "huggingface_hub.", "datasets."))
-    return isinstance(error, ValueError) and raised_in(error).startswith("lit_rlhf.")
+    return isinstance(error, ValueError | FloatingPointError) and raised_in(error).startswith("lit_rlhf.")
 
 
 def raised_in(error: BaseException) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,10 +82,10 @@ def main(argv: Sequence[str]) -> None:
     if len(tokenizer) < size.vocab:
         print(f"the text gives {len(tokenizer)} different tokens, fewer than the {size.vocab} asked for")
     model = random_llama(tokenizer, size, arguments.max_positions, arguments.seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(directory)
-    model.save_pretrained(directory)
-    (directory / MARK).write_text(json.dumps(vars(arguments), indent=2) + "\n")
+    with written_whole(directory) as beside:
+        tokenizer.save_pretrained(beside)
+        model.save_pretrained(beside)
+        (beside / MARK).write_text(json.dumps(vars(arguments), indent=2) + "\n")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{directory}: Llama with {parameters:,} random parameters (hidden {size.hidden}, {size.layers} layers, "
@@ -138,6 +141,27 @@ def check_directory(directory: Path, force: bool) -> None:
         else "Give a new folder; what this command did not write it leaves alone."
     )
     refuse(f"{directory} is not empty.", hint)
+
+
+@contextmanager
+def written_whole(directory: Path) -> Iterator[Path]:
+    """A folder beside `directory` to write into, which takes its place at the end, or leaves no trace.
+
+    Files that stand in `directory` already and are not written anew stay.
+    """
+    target = directory.resolve()  # `.` has no name to put one beside
+    beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        if target.exists():
+            # The mark first: should this end half-way, --force may mend it.
+            for file in sorted(beside.iterdir(), key=lambda file: file.name != MARK):
+                os.replace(file, target / file.name)
+        else:
+            os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def check_size(size: Size) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -16,8 +16,9 @@ from lightning.pytorch.callbacks import Callback
 class PredictionsFile(Callback):
     """Writes what `predict_step` returns, a list of plain dicts a batch, one line each.
 
-    Every rank writes a part beside the file; at the end rank 0 puts them together, batch by batch, and renames
-    (several machines need a folder that all of them see).
+    Every rank writes a part beside the file; at the end rank 0 puts them together and renames (several machines
+    need a folder that all of them see). Lines go by the batch's `row_indices` where it has them; else batch by
+    batch, whose rows the ranks are taken to have dealt out in turn.
 
     Args:
         path: the file; a relative path starts at the trainer's `default_root_dir`.
@@ -47,9 +48,12 @@ class PredictionsFile(Callback):
                 f"found {type(outputs).__name__}"
             )
         assert self._file is not None
-        for row in outputs:
-            # The batch's number stands before the line until the parts are put together.
-            self._file.write(f"{dataloader_idx} {batch_idx} {json.dumps(row, ensure_ascii=False)}\n")
+        indices = batch.row_indices.tolist() if hasattr(batch, "row_indices") else []
+        by_row = len(indices) == len(outputs) and min(indices, default=-1) >= 0
+        for number, row in enumerate(outputs):
+            # Where the line belongs stands before it until the parts are put together.
+            place = f"{indices[number]} 0" if by_row else f"{batch_idx} {number}"
+            self._file.write(f"{dataloader_idx} {place} {json.dumps(row, ensure_ascii=False)}\n")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
@@ -76,18 +80,24 @@ class PredictionsFile(Callback):
 
 
 def merge_parts(parts: Sequence[Path], target: Path) -> None:
-    """The ranks' parts as one file, by batch and then by rank; the parts are removed."""
+    """The ranks' parts as one file, by the places that stand before the lines and then by rank; removes the parts."""
     whole = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    with open(whole, "w", encoding="utf-8") as file:
-        streams = [_numbered_lines(part, rank) for rank, part in enumerate(parts)]
-        file.writelines(line for _, line in heapq.merge(*streams, key=lambda pair: pair[0]))
+    with ExitStack() as opened, open(whole, "wb") as file:
+        streams = [opened.enter_context(open(part, "rb")) for part in parts]
+        # Places alone are held in memory, the lines are fetched again.
+        places = sorted(place for rank, part in enumerate(streams) for place in _places(part, rank))
+        for *_, rank, start in places:
+            streams[rank].seek(start)
+            file.write(streams[rank].readline())
     os.replace(whole, target)
     for part in parts:
         part.unlink()
 
 
-def _numbered_lines(part: Path, rank: int) -> Iterator[tuple[tuple[int, int, int], str]]:
-    with open(part, encoding="utf-8") as file:
-        for line in file:
-            loader, batch, content = line.split(" ", 2)
-            yield (int(loader), int(batch), rank), content
+def _places(part: BinaryIO, rank: int) -> Iterator[tuple[int, ...]]:
+    """For each line its three numbers, the rank, and where its content starts."""
+    end = 0
+    for line in part:
+        loader, first, second, content = line.split(b" ", 3)
+        end += len(line)
+        yield int(loader), int(first), int(second), rank, end - len(content)

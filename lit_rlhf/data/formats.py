@@ -101,6 +101,11 @@ def _demonstration(fields: dict[str, Any]) -> Row:
             raise Mismatch("an assistant turn in `messages`", f"roles {[turn['role'] for turn in turns]}")
         return Row(turns[:first], [turns[first:]])
     if "text" in fields:
+        beside = [f"`{name}`" for name in ("prompt", "response") if fields.get(name)]
+        if beside:  # which of them to train on is not ours to guess, and none is dropped
+            raise Mismatch(
+                "`prompt` with `response`, or `text` alone", f"`text` beside {beside[0]}: rename one of them"
+            )
         text = _text(fields["text"], "text")
         if not text:
             raise Mismatch("some `text`", "an empty string")

@@ -36,6 +36,7 @@ class TreeLoader:
         epoch: Says which epoch is about to begin.
         weights: Per tree, how often it is drawn an epoch; whole parts always, the rest for a share of the
             trees of that weight that changes from epoch to epoch.
+        name: What the trees are, for messages.
 
     Raises:
         ValueError: not exactly one of the two sizes is given, a batch is smaller than the number of ranks,
@@ -53,6 +54,7 @@ class TreeLoader:
         world_size: int = 1,
         epoch: Callable[[], int] = lambda: 0,
         weights: Sequence[float] | None = None,
+        name: str = "data",
     ) -> None:
         if (batch_size is None) == (max_tokens is None):
             raise ValueError("expected either batch_size or max_tokens, found both or neither")
@@ -61,7 +63,10 @@ class TreeLoader:
                 f"batch_size: expected at least one prompt a rank ({world_size}), found {batch_size}"
             )
         if len(trees) < world_size:
-            raise ValueError(f"expected at least as many rows as ranks ({world_size}), found {len(trees)}")
+            raise ValueError(
+                f"{name}: expected at least as many rows as ranks ({world_size}), found {len(trees)}; "
+                "give more rows, or lower trainer.devices"
+            )
         if max_tokens is not None:
             for tree in trees:
                 if tree.num_tokens > max_tokens:

@@ -20,6 +20,9 @@ _JSON_CELLS = {
     *("margin", "weight", "tie"),
 }
 
+_LONGEST_CELL = 2**31 - 1
+"""Characters; the most that every platform takes."""
+
 
 def _read_json(path: Path, name: str) -> RawRows:
     """JSON lines, or one array; told apart by the first character."""
@@ -73,17 +76,27 @@ def _read_json_array(content: bytes, name: str) -> RawRows:
 
 
 def _read_csv(path: Path, name: str) -> RawRows:
-    """Cells of columns that hold lists or numbers are read as JSON; empty cells are no value."""
+    """Cells of columns that hold lists or numbers are read as JSON, and empty ones of these are no value.
+
+    An empty cell of any other column is empty text.
+    """
+    csv.field_size_limit(_LONGEST_CELL)  # the reader's own, one for the process, would refuse long texts
     with path.open(encoding="utf-8-sig", newline="") as stream:
         lines = csv.DictReader(stream)
-        start = 2
-        for cells in lines:
-            place = f"{name}:{start}"
+        start = 1
+        try:
+            columns = lines.fieldnames or []
             start = lines.line_num + 1
-            if None in cells or None in cells.values():  # csv's marks for a line too long or too short
-                yield place, RowError(place, f"{len(lines.fieldnames or [])} cells", "more or fewer")
-                continue
-            yield place, {column: _cell(column, value) for column, value in cells.items()}
+            for cells in lines:
+                place = f"{name}:{start}"
+                start = lines.line_num + 1
+                if None in cells or None in cells.values():  # csv's marks for a line too long or too short
+                    yield place, RowError(place, f"{len(columns)} cells", "more or fewer")
+                    continue
+                yield place, {column: _cell(column, value) for column, value in cells.items()}
+        except csv.Error as error:
+            place = f"{name}:{start}"
+            yield place, RowError(place, "cells of CSV", f"{error}; nothing from here on can be read")
 
 
 def _cell(column: str, value: str) -> Any:

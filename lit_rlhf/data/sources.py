@@ -81,7 +81,7 @@ def _named_sources(name: str, weight: float, split: Split) -> list[Source]:
         return [Source(name, partial(_read_hub, name, split), weight)]
     path = Path(name).expanduser()
     if not path.exists():
-        raise FileNotFoundError(_not_there(name, path))
+        raise FileNotFoundError(not_there(name, path))
     if path.is_file():
         reader = reader_of(path)
         if reader is None:
@@ -121,7 +121,7 @@ def _split_of(file_name: str, words: Sequence[str]) -> bool:
     return re.match(rf"({'|'.join(words)})(?![a-z])", file_name.lower()) is not None
 
 
-def _not_there(name: str, path: Path) -> str:
+def not_there(name: str, path: Path) -> str:
     """What is missing, and what comes near it in the last folder that exists."""
     missing = path
     while not missing.parent.exists():

@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lit_rlhf.data.sources import not_there
 from lit_rlhf.records import Message, Prompt, Response
 
 AssistantTurns: TypeAlias = Literal["all", "last"]
@@ -44,23 +45,29 @@ class TokenizationError(ValueError):
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a local folder or hub model, with its pad token settled.
 
-    Nothing else of it is changed. Names that look local never touch the network.
+    Nothing else of it is changed. A name that means a folder here never touches the network: one that exists or
+    is written like a path, and ``models/gpt`` wherever there is a folder ``models``.
 
     Args:
         model: A folder in Hugging Face layout, or a hub name.
 
     Raises:
-        FileNotFoundError: `model` looks like a path and is not there.
+        FileNotFoundError: `model` means a folder here and is not there; with near names.
     """
-    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
     folder = Path(model).expanduser()
-    if looks_local and not folder.exists():
-        raise FileNotFoundError(f"no tokenizer at {model}: the folder does not exist")
+    if not folder.exists() and _is_path(model):
+        raise FileNotFoundError(f"no tokenizer at {not_there(model, folder)}")
     tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.exists() else model)
     pad = choose_pad_id(tokenizer)
     if tokenizer.pad_token_id != pad:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     return tokenizer
+
+
+def _is_path(name: str) -> bool:
+    """Whether `name`, of which nothing exists, is a path and not a hub name; the same rule as for models."""
+    written_so = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
+    return written_so or ("/" in name and Path(name).parent.is_dir())
 
 
 def choose_pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

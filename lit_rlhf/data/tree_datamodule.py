@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
@@ -174,8 +175,9 @@ class TreeDataModule(LightningDataModule):
         return self._loader("train", self.shuffle)
 
     def val_dataloader(self) -> Iterable[Any]:
-        """Validation batches in the file's order; none where nothing was set aside."""
-        return self._loader("val") if self.trees("val") else _NoLoaders()
+        """Validation batches in the file's order; a fit has none where nothing was set aside."""
+        asked_for = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
+        return self._loader("val") if asked_for or self.trees("val") else _NoLoaders()
 
     def test_dataloader(self) -> Iterable[Any]:
         """Test batches in the file's order."""
@@ -199,6 +201,7 @@ class TreeDataModule(LightningDataModule):
             world_size=1 if trainer is None else trainer.world_size,
             epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
             weights=planted.weights if split == "train" else None,
+            name=f"{split}, data.{_argument(split)}",
         )
 
     def plant(self, split: Split) -> Planted:

@@ -9,7 +9,7 @@ import torch
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.modules.base import PhaseModule, prompts_of
 from lit_rlhf.ops.noise import counter_key
-from lit_rlhf.records import ResponseTrees
+from lit_rlhf.records import Prompt, ResponseTrees, Row
 from lit_rlhf.rollout.sampling import SamplingSettings
 
 SHOWN = 4
@@ -51,7 +51,24 @@ class PolicyPhase(PhaseModule):
         texts, finished = self.sample_texts(
             prompts, self.sampling, counter_key(self._sampling_seed, row_numbers)
         )
+        source = self.hparams.get("model") or type(self).__name__
         return [
-            {"id": name, "prompt": self.encoder.decode(prompt), "responses": [text], "finished": [done]}
-            for name, prompt, text, done in zip(batch.row_ids, prompts, texts, finished, strict=True)
+            {"id": name, "prompt": prompt, "responses": [text], "finished": [done], "source": source}
+            for name, prompt, text, done in zip(
+                batch.row_ids, self._written_prompts(batch), texts, finished, strict=True
+            )
         ]
+
+    def _written_prompts(self, batch: ResponseTrees) -> list[Prompt]:
+        """The prompts as the data has them, conversations too; decoded where the batch does not say its rows."""
+        data = self.datamodule
+        rows: list[Row] = data.rows("predict") if hasattr(data, "rows") else []
+        written: list[Prompt] = []
+        for index, name, ids in zip(
+            batch.row_indices.tolist(), batch.row_ids, prompts_of(batch), strict=True
+        ):
+            row = rows[index] if 0 <= index < len(rows) else None
+            # A trainer keeps an earlier data module when it is given loaders: the names tell.
+            known = row is not None and name in (row.id, row.place)
+            written.append(row.prompt if row is not None and known else self.encoder.decode(ids))
+        return written

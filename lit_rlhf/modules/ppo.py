@@ -243,10 +243,10 @@ class PPOModule(PolicyPhase):
         """Clipped surrogate plus clipped value loss, summed over response tokens.
 
         Raises:
-            TypeError: the batch is no experience.
+            ValueError: the batch is no experience.
         """
         if not isinstance(batch, ExperienceBatch):
-            raise TypeError(
+            raise ValueError(
                 f"PPOModule trains on what it has drawn itself, found a batch of {type(batch).__name__}. Give it a "
                 "PromptDataModule, or a loader made by its rollout_loader(rows)."
             )

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.data.trees import pack_trees
+from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
 from lit_rlhf.records import Prompt, Tree
@@ -37,7 +38,9 @@ class ModelReward:
         batch_size: int = 64,
     ) -> None:
         if tokenizer is None:
-            tokenizer = load_tokenizer(model) if isinstance(model, str) else policy_tokenizer
+            tokenizer = (
+                load_tokenizer(resolve_model_name(model)) if isinstance(model, str) else policy_tokenizer
+            )
         self.network = Frozen(model if isinstance(model, nn.Module) else load_scorer(model))
         self.encoder = TextEncoder(tokenizer)
         self.shares_ids = tokenizer.get_vocab() == policy_tokenizer.get_vocab()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from lit_rlhf.cli.check import example_text, judgements
 from lit_rlhf.cli.configs import shipped
@@ -127,3 +128,16 @@ def test_uncounted_turns_are_shown() -> None:
 
 def test_a_long_part_is_cut_and_says_so() -> None:
     assert "… (5 more characters)" in example_text([("x" * 4005, "prompt")]).plain
+
+
+def test_positions_are_found_under_the_architectures_own_name(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = GPT2Config(vocab_size=len(tiny_tokenizer), n_positions=48, n_embd=8, n_layer=1, n_head=2)
+    config.save_pretrained(tmp_path / "gpt2")
+    tiny_tokenizer.save_pretrained(tmp_path / "gpt2")
+    path = write("d.jsonl", [{"prompt": "a", "response": "xyz " * 200}] * 2)
+    with pytest.raises(SystemExit) as stop:
+        check("sft", tmp_path / "gpt2", "--data.path", path, "--data.val_fraction", "0")
+    assert stop.value.code == 2
+    assert "the model has 48 positions" in capsys.readouterr().err

@@ -58,3 +58,18 @@ def test_env_names_the_versions(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out.splitlines()
     assert f"torch: {torch.__version__}" in said
     assert any(line.startswith("lit-rlhf: ") for line in said)
+
+
+def test_a_copy_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "dpo.yaml"
+    target.write_text("mine")
+
+    def fail_half_way(path: Path, content: str) -> None:
+        path.write_bytes(content.encode()[:10])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", fail_half_way)
+    with pytest.raises(OSError, match="disk full"):
+        main(["cp", "dpo", str(target), "--force"])
+    assert target.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [target]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -61,3 +62,12 @@ def test_warnings_are_one_line_while_the_command_runs() -> None:
     assert shown == ["warning: in two lines\n"]
     assert warnings.formatwarning is before
     assert "a.py" in warnings.formatwarning("x", UserWarning, "a.py", 3, "code()")
+
+
+def test_what_our_rooms_log_is_shown_while_a_command_runs(capsys):
+    def work() -> None:
+        logging.getLogger("lit_rlhf.models.reading").info("LlamaForCausalLM: attention over response trees")
+
+    run_guarded("fit", work)
+    assert "LlamaForCausalLM: attention over response trees" in capsys.readouterr().err
+    assert not logging.getLogger("lit_rlhf").handlers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from lit_rlhf.cli.init import SIZES, Size, random_llama
 from lit_rlhf.cli.init_texts import strings_in
@@ -186,3 +186,40 @@ def test_missing_text_names_what_is_near(
 def test_a_size_is_a_shape() -> None:
     assert all(size.hidden % (2 * size.heads) == 0 for size in SIZES.values())
     assert isinstance(SIZES["tiny"], Size)
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_an_init_that_fails_half_way_leaves_what_was_there(
+    there_before: bool, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "deeper" / "model"
+    if there_before:
+        main(["init", str(folder), "--text", str(text), *SMALL])
+    before = {file.name: file.read_bytes() for file in folder.iterdir()} if there_before else {}
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", fail)
+    with pytest.raises(OSError, match="disk full"):
+        main(["init", str(folder), "--text", str(text), *SMALL[:-1], "280", "--seed", "9", "--force"])
+    assert {file.name: file.read_bytes() for file in folder.parent.rglob("*") if file.is_file()} == before
+    assert [entry.name for entry in folder.parent.iterdir()] == ["model"] * there_before
+
+
+def test_force_keeps_files_of_others(made: Path, text: Path) -> None:
+    (made / "notes.txt").write_text("mine")
+    weights = (made / "model.safetensors").read_bytes()
+    main(["init", str(made), "--text", str(text), *SMALL, "--force", "--seed", "9"])
+    assert (made / "notes.txt").read_text() == "mine"
+    assert (made / "model.safetensors").read_bytes() != weights
+
+
+def test_the_current_folder_can_be_filled(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    main(["init", ".", "--text", str(text), *SMALL])
+    assert Path("config.json").is_file()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["here", "text.txt"]

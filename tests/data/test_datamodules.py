@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -317,3 +318,22 @@ def test_testing_and_predicting_need_no_training_file(tiny_tokenizer: PreTrained
     data.setup("test")
     assert sum(batch.num_trees for batch in data.test_dataloader()) == 4
     assert data.trees("train") == []
+
+
+def test_validate_without_validation_rows_is_refused(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    module, data = Recorder(tiny_tokenizer), PairDataModule(PAIRS)
+    with pytest.raises(ValueError, match=r"no rows for val: give data\.val_path \(or val_fraction\)"):
+        trainer(tmp_path).validate(module, data)
+    trainer(tmp_path, max_epochs=1).fit(module, data)  # a fit goes without
+    assert module.seen
+
+
+def test_too_few_rows_for_the_ranks_name_the_split(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    data = PairDataModule(PAIRS, val_path=PAIRS[:1], tokenizer=tiny_tokenizer)
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=0, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit")
+    )
+    with pytest.raises(ValueError, match=r"^val, data\.val_path.*: expected .* ranks \(2\), found 1"):
+        data.val_dataloader()

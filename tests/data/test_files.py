@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import datasets
 import pyarrow
 import pytest
 
+from lit_rlhf.data import readers
 from lit_rlhf.data.files import BadRowsError, read_rows
 from lit_rlhf.data.sources import looks_local
 
@@ -243,3 +246,36 @@ def test_file_of_unknown_suffix(tmp_path: Path) -> None:
         read_rows(str(tmp_path / "d.txt"), "pairs")
     with pytest.raises(FileNotFoundError, match="no data file in this folder"):
         read_rows(str(tmp_path), "pairs")
+
+
+@pytest.fixture
+def _own_cell_limit() -> Iterator[None]:
+    before = csv.field_size_limit()
+    yield
+    csv.field_size_limit(before)
+
+
+@pytest.mark.usefixtures("_own_cell_limit")
+def test_long_csv_cells_are_read(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(f"prompt,chosen,rejected\n{'p' * 200_000},c,r\n")
+    (row,) = read_rows(str(tmp_path / "d.csv"), "pairs").rows
+    assert row.prompt == "p" * 200_000
+
+
+@pytest.mark.usefixtures("_own_cell_limit")
+@pytest.mark.parametrize(("header", "line"), [("prompt,chosen,rejected", 3), ("p" * 20, 1)])
+def test_what_csv_cannot_read_is_a_bad_row_with_its_line(
+    header: str, line: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_LONGEST_CELL", 10)
+    (tmp_path / "d.csv").write_text(f"{header}\np,c,r\n{'q' * 20},c,r\n")
+    with pytest.raises(
+        BadRowsError, match=rf"d\.csv:{line}: expected cells of CSV, found field larger .*\(10\)"
+    ):
+        read_rows(str(tmp_path / "d.csv"), "pairs")
+
+
+def test_empty_csv_cells_of_text_are_empty_text(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("prompt,chosen,rejected,weight\n,c,r,\n")
+    (row,) = read_rows(str(tmp_path / "d.csv"), "pairs").rows
+    assert (row.prompt, row.comparisons[0].weight) == ("", 1.0)

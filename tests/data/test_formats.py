@@ -293,6 +293,12 @@ def test_candidates_need_no_judgement(fields: dict[str, Any], responses: list[st
         ("demonstrations", {"text": ""}, "some `text`, found an empty string"),
         (
             "demonstrations",
+            {"prompt": "p", "text": "t"},
+            "expected `prompt` with `response`, or `text` alone, found `text` beside `prompt`",
+        ),
+        ("demonstrations", {"completion": "r", "text": "t"}, "found `text` beside `response`"),
+        (
+            "demonstrations",
             {"prompt": "p"},
             "`prompt` and `response`, or `messages`, or `text`, found fields `prompt`",
         ),

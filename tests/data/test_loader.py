@@ -75,8 +75,8 @@ def test_no_rank_goes_without_rows_and_none_is_lost(count: int, size: int, world
 
 
 def test_more_ranks_than_rows_or_prompts_of_a_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least as many rows as ranks \(4\), found 3"):
-        TreeLoader(trees(3), batch_size=4, world_size=4)
+    with pytest.raises(ValueError, match=r"^val: .*as many rows as ranks \(4\), found 3; .*trainer\.devices"):
+        TreeLoader(trees(3), batch_size=4, world_size=4, name="val")
     with pytest.raises(ValueError, match=r"batch_size: expected .* \(4\).* found 2"):
         TreeLoader(trees(9), batch_size=2, world_size=4)
 

@@ -261,3 +261,25 @@ def test_decode_leaves_specials_out(tiny_tokenizer: PreTrainedTokenizerFast) -> 
 def test_missing_tokenizer_folder_is_said_at_once() -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer at \./nowhere"):
         load_tokenizer("./nowhere")
+
+
+@pytest.mark.parametrize("name", ["models/gtp", "models/gtp/", "gtp/"])
+def test_a_name_below_a_folder_of_here_is_no_hub_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models/gpt").mkdir(parents=True)
+    Path("gpt").mkdir()
+    with pytest.raises(FileNotFoundError, match=rf"^no tokenizer at {name}: no such .* there is gpt$"):
+        load_tokenizer(name)
+
+
+def test_hub_names_are_not_taken_for_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "lit_rlhf.data.tokenization.AutoTokenizer.from_pretrained", lambda name: asked.append(name) or llama()
+    )
+    load_tokenizer("someone/gpt")
+    load_tokenizer("gpt")
+    assert asked == ["someone/gpt", "gpt"]

@@ -259,7 +259,7 @@ def test_a_critic_from_a_reward_model_starts_with_its_head(tmp_path: Path):
 
 
 def test_other_data_than_prompts_is_refused():
-    with pytest.raises(TypeError, match=r"found a batch of ResponseTrees.*PromptDataModule"):
+    with pytest.raises(ValueError, match=r"found a batch of ResponseTrees.*PromptDataModule"):
         make_module().compute_loss(pack_trees(random_trees(2)))
 
 

@@ -221,8 +221,6 @@ def test_demonstrations_are_refused_by_name():
 
 
 def test_rows_without_responses_cannot_be_scored():
-    data = PairDataModule(
-        PAIRS, predict_path=[{"id": "x", "prompt": "the soup"}], batch_size=2
-    )
+    data = PairDataModule(PAIRS, predict_path=[{"id": "x", "prompt": "the soup"}], batch_size=2)
     with pytest.raises(ValueError, match="x: expected responses to score, found none"):
         quiet_trainer().predict(make_module(center=False), datamodule=data)
