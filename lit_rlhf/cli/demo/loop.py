@@ -30,7 +30,7 @@ from lit_rlhf.world.grammar import grammatical, shuffled
 from lit_rlhf.world.labellers import DataRow, Labeller, bayes_accuracy, label_pairs
 
 LABELLER = Labeller(temperature=1.0)
-SORTED_OUT = 0.75
+SORTED_OUT = 0.9
 """Share of the pairs with a response that is no sentence that labellers never see."""
 
 
