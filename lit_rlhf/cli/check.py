@@ -13,7 +13,9 @@ from transformers import AutoConfig
 from lit_rlhf.cli.fit import CommandLine
 from lit_rlhf.cli.guard import run_guarded
 from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.data.lengths import sequence_tokens
 from lit_rlhf.data.report import example_parts
+from lit_rlhf.data.sources import Split
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.data.tree_datamodule import TreeDataModule
 from lit_rlhf.models.loading import resolve_model_name
@@ -53,6 +55,7 @@ class CheckCommandLine(CommandLine):
                 "Subclass TreeDataModule, or look at it with --trainer.fast_dev_run true.",
             )
         self.model_name = resolve_model_name(arguments.get("model"))
+        self.new_tokens = arguments.get("max_new_tokens") or 0
         if self.data.tokenizer is None:
             self.data.tokenizer = load_tokenizer(self.model_name)
         if self.data.chat_template is None:
@@ -69,10 +72,10 @@ class CheckCommandLine(CommandLine):
                     self.data.plant(split)
         finally:
             logger.setLevel(level)
-        show(self.data, self.model_name, self.console)
+        show(self.data, self.model_name, self.console, self.new_tokens)
 
 
-def show(data: TreeDataModule, model_name: str, console: Console) -> None:
+def show(data: TreeDataModule, model_name: str, console: Console, new_tokens: int) -> None:
     """Print the tokenizer's special tokens, what was read of each split, and the first example."""
     encoder = data.encoder
     tokens = {
@@ -92,7 +95,7 @@ def show(data: TreeDataModule, model_name: str, console: Console) -> None:
     for report in data.report.values():
         for line in report.lines():
             say(console, line)
-    check_length(data, model_name, console)
+    check_length(data, model_name, console, new_tokens)
     split = next((name for name in ("train", "val", "test", "predict") if data.trees(name)), None)
     if split is None:
         refuse("there is no row that can be used.")
@@ -101,21 +104,17 @@ def show(data: TreeDataModule, model_name: str, console: Console) -> None:
     console.print(example_text(labelled_parts(tree, encoder)), soft_wrap=True)
 
 
-def check_length(data: TreeDataModule, model_name: str, console: Console) -> None:
-    """Say how long the longest sequence is, and whether the model has positions for it."""
-    longest = 0
-    for split in data.report:
-        for tree in data.trees(split):  # type: ignore[arg-type]
-            longest = max(longest, len(tree.prompt_ids) + max(map(len, tree.response_ids), default=0))
+def check_length(data: TreeDataModule, model_name: str, console: Console, new_tokens: int) -> None:
+    """Say how long the longest sequence is, and as ``fit`` does whether the model has positions for it."""
+    splits: list[Split] = list(data.report)  # type: ignore[arg-type]
+    longest = max(
+        (sequence_tokens(tree, new_tokens) for split in splits for tree in data.trees(split)), default=0
+    )
     # Not from the file itself: architectures store it under names of their own, GPT-2 as `n_positions`.
     config = AutoConfig.from_pretrained(model_name).get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     say(console, f"longest sequence: {longest} tokens" + (f" of {positions} positions" if positions else ""))
-    if positions and longest > positions:
-        refuse(
-            f"the longest sequence has {longest} tokens, the model has {positions} positions.",
-            "Lower data.max_prompt_tokens or data.max_response_tokens.",
-        )
+    data.check_positions(config, splits, new_tokens)
 
 
 def labelled_parts(tree: Tree, encoder: TextEncoder) -> list[tuple[str, str]]:

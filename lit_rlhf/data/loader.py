@@ -8,7 +8,8 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lit_rlhf.data.plan import plan_epoch
+from lit_rlhf.data.lengths import check_budget
+from lit_rlhf.data.plan import EpochPlan
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.records import ResponseTrees, Tree
 
@@ -18,9 +19,8 @@ _logger = logging.getLogger(__name__)
 class TreeLoader:
     """A sized iterable of :class:`~lit_rlhf.records.ResponseTrees`, one epoch per iteration.
 
-    The plan is made for all ranks at once, so every rank sees the same number of batches. Each global batch
-    of `batch_size` prompts is shared out as ``batch[rank::world_size]``; a last one with fewer prompts than
-    ranks joins the one before. With `max_tokens` every rank takes batches of its own.
+    Every rank sees the same number of batches; :class:`~lit_rlhf.data.plan.EpochPlan` says which trees are in
+    them, and what is left out and when.
 
     Lightning passes an iterable that is not a ``DataLoader`` through as it is, asks for its length once,
     and saves and restores its state.
@@ -30,17 +30,16 @@ class TreeLoader:
         batch_size: Prompts of a batch, over all ranks. Either this or `max_tokens`.
         max_tokens: Tokens of a batch on one rank, prompts and responses together.
         seed: Seeds the order.
-        shuffle: Whether each epoch has an order of its own.
+        shuffle: Whether each epoch has an order of its own; else that of `trees`.
         rank: Of this process.
         world_size: Processes in all.
         epoch: Says which epoch is about to begin.
-        weights: Per tree, how often it is drawn an epoch; whole parts always, the rest for a share of the
-            trees of that weight that changes from epoch to epoch.
+        weights: Per tree, how often it is drawn an epoch.
         name: What the trees are, for messages.
 
     Raises:
         ValueError: not exactly one of the two sizes is given, a batch is smaller than the number of ranks,
-            there are fewer trees than ranks, or a tree alone is over `max_tokens`.
+            there are fewer trees than ranks, or trees are over `max_tokens` alone.
     """
 
     def __init__(
@@ -57,10 +56,11 @@ class TreeLoader:
         name: str = "data",
     ) -> None:
         if (batch_size is None) == (max_tokens is None):
-            raise ValueError("expected either batch_size or max_tokens, found both or neither")
+            found = "neither" if batch_size is None else f"both ({batch_size} and {max_tokens})"
+            raise ValueError(f"expected one of data.batch_size and data.max_tokens, found {found}")
         if batch_size is not None and batch_size < world_size:
             raise ValueError(
-                f"batch_size: expected at least one prompt a rank ({world_size}), found {batch_size}"
+                f"data.batch_size: expected at least one prompt a rank ({world_size}), found {batch_size}"
             )
         if len(trees) < world_size:
             raise ValueError(
@@ -68,21 +68,24 @@ class TreeLoader:
                 "give more rows, or lower trainer.devices"
             )
         if max_tokens is not None:
-            for tree in trees:
-                if tree.num_tokens > max_tokens:
-                    raise ValueError(
-                        f"{tree.id}: {tree.num_tokens} tokens, over data.max_tokens = {max_tokens}; "
-                        "raise it, or lower data.max_prompt_tokens or data.max_response_tokens"
-                    )
+            check_budget(trees, max_tokens)
         self.trees = trees
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.seed, self.shuffle = seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = epoch
         self.weights = None if weights is None or all(weight == 1 for weight in weights) else weights
-        self._sizes = [tree.num_tokens for tree in trees]
-        self._length = len(self.plan(0))
-        if not self._length or not all(self._plan_of(world_size - 1, 0)):
+        self._plan = EpochPlan(
+            [tree.num_tokens for tree in trees],
+            batch_size,
+            max_tokens,
+            seed=seed,
+            shuffle=shuffle,
+            world_size=world_size,
+            weights=self.weights,
+        )
+        self._length = self._plan.num_batches
+        if not self._length:
             raise ValueError(f"the weights in data.path leave fewer rows than ranks ({world_size}) an epoch")
         self._say_left_out()
         self._current_epoch = 0
@@ -105,20 +108,16 @@ class TreeLoader:
 
     def plan(self, epoch: int) -> list[list[int]]:
         """This rank's batches of an epoch, as indices into the trees."""
-        return self._plan_of(self.rank, epoch)
+        return self._plan.shares(epoch)[self.rank]
 
-    def _plan_of(self, rank: int, epoch: int) -> list[list[int]]:
-        return plan_epoch(
-            self._sizes,
-            self.batch_size,
-            self.max_tokens,
-            seed=self.seed,
-            epoch=epoch,
-            shuffle=self.shuffle,
-            rank=rank,
-            world_size=self.world_size,
-            weights=self.weights,
-        )
+    def describe(self) -> str:
+        """How an epoch under a budget of tokens is cut: its batches, and how full they are."""
+        weights = self.weights or [1.0] * len(self.trees)
+        tokens = sum(size * weight for size, weight in zip(self._plan.sizes, weights, strict=True))
+        full = tokens / (self._length * self.world_size * (self.max_tokens or 1))
+        ranks = f" on each of {self.world_size} ranks" if self.world_size > 1 else ""
+        batches = "1 batch" if self._length == 1 else f"{self._length} batches"
+        return f"{batches} an epoch{ranks}, of {self.max_tokens} tokens at the most, {full:.0%} full"
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, batches handed out of it (0 at its end), and what the plan was made from."""
@@ -143,16 +142,15 @@ class TreeLoader:
         self._resume = (state["epoch"], state["position"]) if state["position"] else None
 
     def _say_left_out(self) -> None:
-        """Say so where batches of one tree each cannot be shared out evenly over the ranks."""
-        taken = sum(len(batch) for rank in range(self.world_size) for batch in self._plan_of(rank, 0))
-        wanted = len(self.trees) if self.weights is None else taken
-        if taken < wanted and not self.rank:
-            _logger.warning(
-                "%d of %d rows are left out of each epoch: %d ranks cannot share them evenly",
-                wanted - taken,
-                wanted,
-                self.world_size,
-            )
+        """Say so where batches cannot be shared out evenly over the ranks."""
+        if self.rank or not (left_out := self._plan.num_left_out):
+            return
+        _logger.warning(
+            "%d of %d rows are left out of each epoch: %d ranks cannot share them evenly",
+            left_out,
+            self._plan.trees_an_epoch,
+            self.world_size,
+        )
 
     def _fingerprint(self) -> dict[str, Any]:
         if self._content is None:

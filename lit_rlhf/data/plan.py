@@ -1,91 +1,222 @@
-"""Which rows make up which batch of an epoch, for all ranks at once.
+"""Which trees make up which batch of an epoch, for all ranks at once.
 
-Everything drawn here depends on (seed, epoch) alone, so a resumed run, or one on more ranks, draws what it
-would have drawn.
+Everything drawn here depends on (seed, epoch) alone, so a resumed run draws what it would have drawn.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import torch
 
+from lit_rlhf.data.draw import EpochDraw
+
+Batch: TypeAlias = list[int]
+"""Places of trees in the data set."""
+
 _OPEN_BATCHES = 8
+"""How far a tree may move from its place in the file where batches are filled in the file's order."""
+_DISORDER = (0.5, 0.25, 0.0)
+"""How far the dealing of trees is from the longest first, tried in turn until the batches hold their budget:
+0.5 lets a tree be dealt as if it were half as long. More is more variety of batches, and less even ones."""
+_SLACK = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.13, 0.21, 0.34, 0.55, 0.89)
+"""Room left in the batches of an epoch on average, tried in turn until an epoch can be dealt out."""
 
 
-def plan_epoch(
-    sizes: Sequence[int],
-    batch_size: int | None,
-    max_tokens: int | None,
-    *,
-    seed: int,
-    epoch: int,
-    shuffle: bool,
-    rank: int = 0,
-    world_size: int = 1,
-    weights: Sequence[float] | None = None,
-) -> list[list[int]]:
-    """One rank's batches of an epoch, as indices; as many on every rank and in every epoch.
+class EpochPlan:
+    """The batches of every epoch, as many on every rank and in every epoch.
 
-    With `batch_size` an epoch has batches of its own. With `max_tokens` their number would then change from
-    epoch to epoch, and Lightning asks for it only once: so the batches are filled once, from the seed, and
-    an epoch has an order of its own. Where the number of batches cannot be made a multiple of the ranks,
-    the last ones of the order are left out.
+    With `batch_size` a global batch is the next so many trees of the epoch's order, whatever the number of
+    ranks; they are dealt to the ranks by length, so that all have as many trees (give or take one) and about
+    as many tokens. The last batch has what is left; with fewer trees than ranks it joins the one before.
+
+    With `max_tokens` every rank takes batches of its own. Lightning asks for their number once, so it is
+    settled once, from the lengths and the seed, and every epoch is dealt out anew into exactly that many:
+    longer trees roughly first, each to the batch with the fewest tokens, so that all batches hold long and short
+    trees and nearly the same number of tokens. In the rare epoch where that goes over the budget, the dealing
+    that settled the number is repeated with trees of the same or lesser length.
+
+    Without `shuffle` trees stay in the file's order: exactly with `batch_size`; with `max_tokens` up to a few
+    batches, which are filled side by side and are then the same in every epoch.
+
+    An epoch holds every tree once, or as often as its weight says. Left out is only what cannot be shared: where
+    so few fit together that the ranks would have to take unequal numbers of batches, every batch is one tree
+    and the last ones of the epoch's order, fewer than there are ranks, have none.
 
     Args:
-        sizes: Tokens of each tree.
+        sizes: Tokens of each tree, at most `max_tokens`.
         batch_size: Trees of a global batch; or
         max_tokens: tokens of one rank's batch.
-        seed: With `epoch`, decides everything that is drawn.
-        epoch: Number of the epoch.
+        seed: With the epoch's number, decides everything that is drawn.
         shuffle: Whether the order is drawn at all.
-        rank: Whose batches.
         world_size: How many ranks share the plan.
-        weights: Per tree, how often it is drawn an epoch.
+        weights: Per tree, how often it is drawn an epoch: the whole part always; the fraction is that share of
+            the trees with this weight, spread over their lengths, and others in another epoch (the same ones
+            with `max_tokens` and without `shuffle`).
     """
-    generator = torch.Generator().manual_seed(_mix(seed, epoch))
-    if batch_size is not None:
-        drawn = _shuffled(_draw(len(sizes), weights, generator), generator if shuffle else None)
-        return [batch[rank::world_size] for batch in _chunks(drawn, batch_size, world_size)]
-    assert max_tokens is not None
-    once = torch.Generator().manual_seed(_mix(seed, -1))
-    drawn = _shuffled(_draw(len(sizes), weights, once), once if shuffle else None)
-    batches = _split_until_divisible(_fill(drawn, sizes, max_tokens), world_size)
-    batches = _shuffled(batches, generator if shuffle else None)
-    return batches[: len(batches) // world_size * world_size][rank::world_size]
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        world_size: int = 1,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self.sizes = sizes
+        self.batch_size, self.max_tokens = batch_size, max_tokens
+        self.seed, self.shuffle, self.world_size = seed, shuffle, world_size
+        self._draw = EpochDraw(sizes, weights)
+        self.trees_an_epoch = len(self._draw.longest())
+        """Trees of an epoch over all ranks, with those that cannot be shared out among them."""
+        self._in_order: list[Batch] | None = None
+        self._slots: list[int] | None = None
+        self.num_batches = self._settle()
+        """Batches of an epoch on each rank; 0 where it has fewer trees than there are ranks."""
+
+    @property
+    def num_left_out(self) -> int:
+        """Trees that no rank has in an epoch."""
+        if self.max_tokens is None or self._slots is not None:
+            return 0
+        kept = self.num_batches * self.world_size
+        return self.trees_an_epoch - kept if self._in_order is None else sum(map(len, self._in_order[kept:]))
+
+    def shares(self, epoch: int) -> list[list[Batch]]:
+        """Each rank's batches of an epoch, `num_batches` of them."""
+        if self.max_tokens is None:
+            batches = self._batches_of_trees(epoch)
+            dealt = [_deal_evenly(batch, self.sizes, self.world_size) for batch in batches]
+            return [[shares[rank] for shares in dealt] for rank in range(self.world_size)]
+        batches = (
+            self._batches_of_tokens(epoch, self.max_tokens) if self._in_order is None else self._in_order
+        )
+        batches = batches[: self.num_batches * self.world_size]
+        return [batches[rank :: self.world_size] for rank in range(self.world_size)]
+
+    def _batches_of_trees(self, epoch: int) -> list[Batch]:
+        assert self.batch_size is not None
+        generator = _generator(self.seed, epoch)
+        drawn = self._draw.trees(generator)
+        if self.shuffle:
+            drawn = [drawn[place] for place in torch.randperm(len(drawn), generator=generator).tolist()]
+        batches = [drawn[start : start + self.batch_size] for start in range(0, len(drawn), self.batch_size)]
+        if len(batches) > 1 and len(batches[-1]) < self.world_size:
+            # A rank without a tree would wait for the others for ever, or they for it.
+            batches[-2:] = [batches[-2] + batches[-1]]
+        return batches
+
+    def _settle(self) -> int:
+        """How many batches an epoch has on each rank."""
+        if self.max_tokens is None:
+            return 0 if self.trees_an_epoch < self.world_size else len(self._batches_of_trees(0))
+        if self.shuffle:
+            return self._settle_tokens(self.max_tokens) // self.world_size
+        batches = _fill(self._draw.trees(_generator(self.seed, 0)), self.sizes, self.max_tokens)
+        self._in_order = _split_until_divisible(batches, self.world_size)
+        return len(batches) // self.world_size
+
+    def _settle_tokens(self, max_tokens: int) -> int:
+        """How many batches an epoch has over all ranks; a multiple of them.
+
+        Every epoch can be held by so many: here it is done with lengths that those of no epoch exceed, when
+        both are sorted and compared one by one.
+        """
+        longest = self._draw.longest()
+        sizes = torch.tensor(longest, dtype=torch.long)
+        order = _roughly_longest_first(sizes, _DISORDER[0], _generator(self.seed, -1))
+        most = len(longest) // self.world_size * self.world_size
+        tried = 0
+        for slack in _SLACK:
+            needed = math.ceil(sum(longest) / max_tokens / (1 - slack) / self.world_size) * self.world_size
+            needed = min(needed, most)
+            batches = None if needed == tried else _level(longest, order, needed, max_tokens)
+            if batches is not None:
+                batch_of = torch.empty(len(longest), dtype=torch.long)
+                for number, batch in enumerate(batches):
+                    batch_of[batch] = number
+                self._slots = batch_of[sizes.argsort(descending=True)].tolist()
+                return needed
+            tried = needed
+        return most  # one tree a batch
+
+    def _batches_of_tokens(self, epoch: int, max_tokens: int) -> list[Batch]:
+        generator = _generator(self.seed, epoch)
+        drawn = self._draw.trees(generator)
+        if self._slots is None:
+            return [[drawn[place]] for place in torch.randperm(len(drawn), generator=generator).tolist()]
+        sizes = [self.sizes[index] for index in drawn]
+        count = self.num_batches * self.world_size
+        for disorder in _DISORDER:
+            order = _roughly_longest_first(torch.tensor(sizes), disorder, generator)
+            batches = _level(sizes, order, count, max_tokens)
+            if batches is not None:
+                break
+        else:
+            batches = [[] for _ in range(count)]
+            for slot, place in zip(self._slots, order, strict=True):
+                batches[slot].append(place)
+        return [
+            [drawn[place] for place in batches[number]]
+            for number in torch.randperm(count, generator=generator).tolist()
+        ]
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """A number for torch's generator out of two; neighbours do not collide."""
-    return (seed * 0x9E3779B1 + epoch * 0x85EBCA77 + 1) % 2**63
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    # Neighbouring seeds and epochs do not collide.
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + epoch * 0x85EBCA77 + 1) % 2**63)
 
 
-def _draw(count: int, weights: Sequence[float] | None, generator: torch.Generator) -> list[int]:
-    """Each index as often as its weight says; how many there are in all does not change with the epoch."""
-    if weights is None:
-        return list(range(count))
-    drawn: list[int] = []
-    for weight in sorted(set(weights)):
-        members = [index for index in range(count) if weights[index] == weight]
-        extra = round((weight - int(weight)) * len(members))
-        lucky = torch.randperm(len(members), generator=generator)[:extra].tolist()
-        drawn += members * int(weight) + [members[place] for place in lucky]
-    return drawn
+def _roughly_longest_first(sizes: torch.Tensor, disorder: float, generator: torch.Generator) -> list[int]:
+    """Places by falling size, each size times a random number from 1 - disorder to 1; ties in random order."""
+    noise = torch.rand(len(sizes), generator=generator, dtype=torch.double)
+    # Under one token's worth of noise is left where order is asked for: it decides among equal sizes.
+    keys = sizes * (1 - disorder * noise) if disorder else sizes + noise
+    return keys.argsort(descending=True).tolist()
 
 
-def _chunks(drawn: list[int], batch_size: int, world_size: int) -> list[list[int]]:
-    chunks = [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]
-    if len(chunks) > 1 and len(chunks[-1]) < world_size:
-        # A rank without a row would wait for the others for ever, or they for it.
-        chunks[-2:] = [chunks[-2] + chunks[-1]]
-    return chunks
+def _level(sizes: Sequence[int], order: Sequence[int], count: int, max_tokens: int) -> list[Batch] | None:
+    """Places in the given order, each into the one of `count` batches with the fewest tokens; None where one of
+    them would go over `max_tokens`."""
+    batches: list[Batch] = [[] for _ in range(count)]
+    # One number each, tokens * count + batch: a heap of pairs takes twice the time.
+    fewest = list(range(count))
+    over = (max_tokens + 1) * count
+    for place in order:
+        grown = fewest[0] + sizes[place] * count
+        if grown >= over:
+            return None
+        batches[grown % count].append(place)
+        heapq.heapreplace(fewest, grown)
+    return batches
 
 
-def _fill(drawn: Sequence[int], sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Greedy: each tree into the first open batch with room, a few batches open at a time."""
-    done: list[list[int]] = []
-    opened: list[tuple[int, list[int]]] = []
+def _deal_evenly(batch: Batch, sizes: Sequence[int], world_size: int) -> list[Batch]:
+    """A global batch shared out: rounds of one tree a rank, the longest first, the longest of a round to the
+    rank with the fewest tokens. Within a rank trees keep the order of the batch."""
+    if world_size == 1:
+        return [batch]
+    places = sorted(range(len(batch)), key=lambda place: -sizes[batch[place]])
+    tokens = [0] * world_size
+    shares: list[list[int]] = [[] for _ in range(world_size)]
+    for start in range(0, len(places), world_size):
+        ranks = sorted(range(world_size), key=tokens.__getitem__)
+        for rank, place in zip(ranks, places[start : start + world_size], strict=False):
+            tokens[rank] += sizes[batch[place]]
+            shares[rank].append(place)
+    return [[batch[place] for place in sorted(share)] for share in shares]
+
+
+def _fill(drawn: Sequence[int], sizes: Sequence[int], max_tokens: int) -> list[Batch]:
+    """In the given order: each tree into the first open batch with room, a few batches open at a time."""
+    done: list[Batch] = []
+    opened: list[tuple[int, Batch]] = []
     for index in drawn:
         size = sizes[index]
         for place, (room, batch) in enumerate(opened):
@@ -100,16 +231,10 @@ def _fill(drawn: Sequence[int], sizes: Sequence[int], max_tokens: int) -> list[l
     return done + [batch for _, batch in opened]
 
 
-def _split_until_divisible(batches: list[list[int]], world_size: int) -> list[list[int]]:
+def _split_until_divisible(batches: list[Batch], world_size: int) -> list[Batch]:
     """Halve the batches of most trees until every rank can have as many; single trees stay as they are."""
     while len(batches) % world_size and max(map(len, batches)) > 1:
         place = max(range(len(batches)), key=lambda place: len(batches[place]))
         batch = batches[place]
         batches[place : place + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
     return batches
-
-
-def _shuffled(items: list[Any], generator: torch.Generator | None) -> list[Any]:
-    if generator is None:
-        return items
-    return [items[place] for place in torch.randperm(len(items), generator=generator).tolist()]

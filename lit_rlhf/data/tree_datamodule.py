@@ -7,16 +7,17 @@ tokenizes a split once, and says what it read.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
 from lit_rlhf.data.formats import Kind
+from lit_rlhf.data.lengths import check_budget, check_positions
 from lit_rlhf.data.loader import TreeLoader
 from lit_rlhf.data.report import PartKind, SplitReport, example_parts
 from lit_rlhf.data.seed import settled_seed
@@ -52,11 +53,13 @@ class _NoLoaders(CombinedLoader):
 
 @dataclass
 class Planted:
-    """A split in tokens. `rows` are those that were kept; `weights` go with the trees."""
+    """A split in tokens. `rows` are those that were kept; `weights` and `places` go with the trees."""
 
-    rows: list[Row]
-    trees: list[Tree]
-    weights: list[float]
+    rows: list[Row] = field(default_factory=list)
+    trees: list[Tree] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    """``file:line``, for messages."""
 
 
 class TreeDataModule(LightningDataModule):
@@ -69,8 +72,9 @@ class TreeDataModule(LightningDataModule):
         val_fraction: Share of the prompts of `path` that validate, where there is no `val_path`.
         test_path: Data for ``test``.
         predict_path: Data for ``predict``; rows need no judgement there.
-        batch_size: Prompts of a batch, with all their responses, over all ranks.
-        max_tokens: Instead of `batch_size`: tokens of a batch on each rank.
+        batch_size: Prompts of a batch, with all their responses, over all ranks; null with `max_tokens` alone.
+        max_tokens: Tokens of a batch on each rank at the most, prompts and responses together; given, it counts
+            and `batch_size` does not. A row longer than that is refused.
         max_prompt_tokens: Longer prompts are cut on their left, conversations by whole turns.
         max_response_tokens: Longer responses are cut on their right; `text` is cut into windows of this size.
         assistant_turns: Whether all assistant turns of a conversation count, or the last only.
@@ -93,7 +97,7 @@ class TreeDataModule(LightningDataModule):
         val_fraction: float = 0.0,
         test_path: DataPath | None = None,
         predict_path: DataPath | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = 8,
         max_tokens: int | None = None,
         max_prompt_tokens: int | None = 512,
         max_response_tokens: int | None = 512,
@@ -113,6 +117,8 @@ class TreeDataModule(LightningDataModule):
         ):
             if limit is not None and limit < 1:
                 raise ValueError(f"data.{name}: expected 1 or more, found {limit}")
+        if batch_size is None and max_tokens is None:
+            raise ValueError("expected data.batch_size or data.max_tokens, found neither")
         self.paths = {"train": path, "val": val_path, "test": test_path, "predict": predict_path}
         self.val_fraction = 0.0 if val_path is not None else val_fraction
         self.batch_size = batch_size
@@ -153,9 +159,35 @@ class TreeDataModule(LightningDataModule):
         return self._encoder
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and tokenize what the stage needs, once, and say what was read."""
+        """Read and tokenize what the stage needs, once, say what was read, and look for rows that are too long.
+
+        Raises:
+            ValueError: a row cannot be read, or is longer than `max_tokens` or the model's table of positions.
+        """
         for split in _STAGES[stage]:
             self.plant(split)
+        module = None if self.trainer is None else self.trainer.lightning_module
+        models = [] if module is None else [m for m in module.modules() if isinstance(m, PreTrainedModel)]
+        sampling = getattr(module, "sampling", None)
+        for config in {id(model.config): model.config for model in models}.values():
+            self.check_positions(config, _STAGES[stage], getattr(sampling, "max_new_tokens", 0))
+
+    def check_positions(self, config: PreTrainedConfig, splits: Iterable[Split], new_tokens: int = 0) -> None:
+        """Refuse rows that run past a model's table of positions, warn where its positions are rotary.
+
+        `setup` does it with the models of the trainer's module.
+
+        Args:
+            config: The model's.
+            splits: Where to look.
+            new_tokens: How many tokens the model draws to a prompt without responses.
+
+        Raises:
+            ValueError: see :func:`lit_rlhf.data.lengths.check_positions`.
+        """
+        planted = [self.plant(split) for split in splits]
+        trees = [tree for part in planted for tree in part.trees]
+        check_positions(trees, config, [place for part in planted for place in part.places], new_tokens)
 
     def rows(self, split: Split = "train") -> list[Row]:
         """The rows of a split, in the order of the file; empty where there is no such split."""
@@ -191,9 +223,9 @@ class TreeDataModule(LightningDataModule):
         planted, trainer = self.plant(split), self.trainer
         if not planted.trees:
             raise ValueError(f"there are no rows for {split}: give data.{_argument(split)}")
-        return TreeLoader(
+        loader = TreeLoader(
             planted.trees,
-            batch_size=None if self.max_tokens else self.batch_size,
+            batch_size=None if self.max_tokens is not None else self.batch_size,
             max_tokens=self.max_tokens,
             seed=self.seed,
             shuffle=shuffle,
@@ -203,6 +235,9 @@ class TreeDataModule(LightningDataModule):
             weights=planted.weights if split == "train" else None,
             name=f"{split}, data.{_argument(split)}",
         )
+        if self.max_tokens is not None:
+            rank_zero_info(f"{split}: {loader.describe()}")
+        return loader
 
     def plant(self, split: Split) -> Planted:
         """A split in tokens; read on the first call, and empty where there is no such split."""
@@ -214,7 +249,7 @@ class TreeDataModule(LightningDataModule):
             self._settle("train", read, train)
             self._settle("val", RowSet(read.rows, read.weights, notes=[note]), val)
         elif self.paths[split] is None:
-            self._planted[split] = Planted([], [], [])
+            self._planted[split] = Planted()
         else:
             read = self._read(split)
             self._settle(split, read, range(len(read.rows)))
@@ -236,7 +271,7 @@ class TreeDataModule(LightningDataModule):
             first_duplicate=read.first_duplicate,
             notes=list(read.notes),
         )
-        planted = Planted([], [], [])
+        planted = Planted()
         for place in places:
             row = read.rows[place]
             trees, lost = plant_tree(
@@ -250,10 +285,13 @@ class TreeDataModule(LightningDataModule):
                 planted.rows.append(row)
                 planted.trees += trees
                 planted.weights += [read.weights[place]] * len(trees)
+                planted.places += [row.place] * len(trees)
         if self.compares and not planted.trees:
             raise ValueError(
                 f"data.{_argument(split)}: none of {report.no_comparison} rows tells two responses apart"
             )
+        if self.max_tokens is not None:
+            check_budget(planted.trees, self.max_tokens, planted.places)
         self._planted[split] = planted
         if split in ("val", "test") and self.paths[split] is not None and "train" in self._planted:
             report.shared_prompts = shared_prompts(self._planted["train"].rows, planted.rows)

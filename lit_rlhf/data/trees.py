@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -94,42 +95,46 @@ def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) 
     """
     if not trees:
         raise ValueError("pack_trees: expected at least one tree, found none")
-    input_ids: list[int] = []
-    position_ids: list[int] = []
-    response_index: list[int] = []
-    response_mask: list[bool] = []
-    response_lengths: list[int] = []
+    # Buffers that tensors are laid over: a tensor from a list of 2000 numbers takes longer than all the rest.
+    input_ids, response_mask = array("q"), bytearray()
+    segments: list[int] = []
+    responses: list[int] = []
+    starts: list[int] = []
     tree_index: list[int] = []
     comparisons: list[tuple[int, int, float, float, float]] = []
     ranks: list[float] = []
     for place, tree in enumerate(trees):
-        start, length = len(response_lengths), len(tree.prompt_ids)
+        first, length = len(tree_index), len(tree.prompt_ids)
         if not length or not all(tree.response_ids):
             raise ValueError(f"{tree.id}: expected a token in the prompt and in every response, found none")
-        input_ids += tree.prompt_ids
-        position_ids += range(length)
-        response_index += [-1] * length
-        response_mask += [False] * length
+        input_ids.extend(tree.prompt_ids)
+        response_mask.extend(bytes(length))
+        segments.append(length)
+        responses.append(-1)
+        starts.append(0)
         for ids, mask in zip(tree.response_ids, tree.response_masks, strict=True):
-            response_index += [len(response_lengths)] * len(ids)
-            input_ids += ids
-            position_ids += range(length, length + len(ids))
-            response_mask += mask
-            response_lengths.append(len(ids))
+            input_ids.extend(ids)
+            response_mask.extend(mask)
+            segments.append(len(ids))
+            responses.append(len(tree_index))
+            starts.append(length)
             tree_index.append(place)
         comparisons += [
-            (start + c.better, start + c.worse, c.target, c.margin, c.weight) for c in tree.comparisons
+            (first + c.better, first + c.worse, c.target, c.margin, c.weight) for c in tree.comparisons
         ]
         given = tree.ranks if tree.ranks is not None else [None] * len(tree.response_ids)
         ranks += [float("nan") if rank is None else float(rank) for rank in given]
+    lengths = torch.tensor(segments, dtype=torch.long)
+    # Of each segment: the position of its first token less that token's place in the row.
+    shifts = torch.tensor(starts, dtype=torch.long) - lengths.cumsum(0) + lengths
     better, worse, target, margin, weight = zip(*comparisons, strict=True) if comparisons else ((),) * 5
     return ResponseTrees(
-        input_ids=torch.tensor(input_ids, dtype=torch.long),
-        position_ids=torch.tensor(position_ids, dtype=torch.long),
-        response_index=torch.tensor(response_index, dtype=torch.long),
-        response_mask=torch.tensor(response_mask, dtype=torch.bool),
+        input_ids=torch.frombuffer(input_ids, dtype=torch.long),
+        position_ids=torch.arange(len(input_ids)) + shifts.repeat_interleave(lengths),
+        response_index=torch.tensor(responses, dtype=torch.long).repeat_interleave(lengths),
+        response_mask=torch.frombuffer(response_mask, dtype=torch.bool),
         prompt_lengths=[len(tree.prompt_ids) for tree in trees],
-        response_lengths=response_lengths,
+        response_lengths=[len(ids) for tree in trees for ids in tree.response_ids],
         tree_index=torch.tensor(tree_index, dtype=torch.long),
         better=torch.tensor(better, dtype=torch.long),
         worse=torch.tensor(worse, dtype=torch.long),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from lit_rlhf.data import tree_datamodule
 from lit_rlhf.data.datamodules import (
@@ -23,6 +23,7 @@ from lit_rlhf.data.datamodules import (
 )
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.records import ResponseTrees, Row
+from tests.conftest import make_llama
 
 PAIRS = [{"prompt": f"prompt {k}", "chosen": "good", "rejected": "bad"} for k in range(30)]
 
@@ -337,3 +338,76 @@ def test_too_few_rows_for_the_ranks_name_the_split(tiny_tokenizer: PreTrainedTok
     )
     with pytest.raises(ValueError, match=r"^val, data\.val_path.*: expected .* ranks \(2\), found 1"):
         data.val_dataloader()
+
+
+def test_rows_over_the_budget_are_named_by_place_when_they_are_read(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = tmp_path / "d.jsonl"
+    rows = [{**PAIRS[0], "id": "short"}, {"prompt": "x" * 40, "chosen": "a", "rejected": "b", "id": "long"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = PairDataModule(str(path), tokenizer=tiny_tokenizer, max_tokens=40)
+    with pytest.raises(
+        ValueError, match=r"data\.max_tokens: .* 1 of 2 rows: .*d\.jsonl:2 with id long \(prompt 41"
+    ):
+        data.setup("fit")
+
+
+def test_max_tokens_takes_the_place_of_batch_size(
+    tiny_tokenizer: PreTrainedTokenizerFast, said: list[str]
+) -> None:
+    for size in ({"batch_size": 1}, {"batch_size": None}):
+        data = PairDataModule(PAIRS, tokenizer=tiny_tokenizer, max_tokens=10_000, **size)  # type: ignore[arg-type]
+        assert len(list(data.train_dataloader())) == 1
+    assert any(line.startswith("train: 1 batch an epoch, of 10000 tokens at the most") for line in said)
+    with pytest.raises(ValueError, match=r"expected data\.batch_size or data\.max_tokens, found neither"):
+        PairDataModule(PAIRS, batch_size=None)
+
+
+class WithModel(Recorder):
+    """Holds a model, which says how many positions there are."""
+
+    def __init__(self, tokenizer: Any, model: PreTrainedModel, new_tokens: int = 0) -> None:
+        super().__init__(tokenizer)
+        self.network = torch.nn.ModuleList([model])
+        self.sampling = SimpleNamespace(max_new_tokens=new_tokens)
+
+
+def gpt2(positions: int) -> PreTrainedModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=positions, n_embd=8, n_layer=1, n_head=2))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_fit_refuses_rows_past_the_models_positions(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, train: bool
+) -> None:
+    long = [{"prompt": "x" * 30, "chosen": "a", "rejected": "bcd", "id": "long"}]
+    data = PairDataModule(PAIRS + long if train else PAIRS, val_path=PAIRS if train else long)
+    module = WithModel(tiny_tokenizer, gpt2(34))  # 1 + 30 and 3 + 1
+    with pytest.raises(
+        ValueError, match=r"34 positions, too few for 1 of \d+ rows: rows:\d+ with id long \(prompt 31"
+    ):
+        trainer(tmp_path, max_epochs=1).fit(module, data)
+    assert module.seen == []
+    trainer(tmp_path, max_epochs=1).fit(WithModel(tiny_tokenizer, gpt2(35)), data)
+
+
+def test_a_fit_warns_of_rows_past_rotary_positions_and_goes_on(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    module = WithModel(tiny_tokenizer, make_llama(tiny_tokenizer, max_position_embeddings=4))
+    with pytest.warns(UserWarning, match=r"4 positions, too few for 30 of 30 rows: rows:1 .*25 more"):
+        trainer(tmp_path, max_epochs=1).fit(module, PairDataModule(PAIRS))
+    assert len(module.seen) == 4
+
+
+def test_prompts_are_held_against_positions_with_what_is_drawn_to_them(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    data = PromptDataModule([{"prompt": "x" * 9}], tokenizer=tiny_tokenizer)
+    data.trainer = trainer(tmp_path)
+    data.trainer.strategy._lightning_module = WithModel(tiny_tokenizer, gpt2(20), new_tokens=10)
+    data.setup("fit")
+    data.trainer.strategy._lightning_module = WithModel(tiny_tokenizer, gpt2(20), new_tokens=11)
+    with pytest.raises(ValueError, match=r"20 positions, .*\(prompt 10, and 11 to be drawn\)"):
+        data.setup("fit")

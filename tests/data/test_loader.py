@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lit_rlhf.data.loader import TreeLoader
+from lit_rlhf.modules.sft import SFTModule
 from lit_rlhf.records import Tree
+from tests.conftest import make_llama, make_tokenizer
+from tests.distributed import run_distributed
+from tests.modules.training import quiet_trainer, sgd, weights_of
 
 
 def trees(count: int, tokens: int = 3) -> list[Tree]:
@@ -77,7 +82,7 @@ def test_no_rank_goes_without_rows_and_none_is_lost(count: int, size: int, world
 def test_more_ranks_than_rows_or_prompts_of_a_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^val: .*as many rows as ranks \(4\), found 3; .*trainer\.devices"):
         TreeLoader(trees(3), batch_size=4, world_size=4, name="val")
-    with pytest.raises(ValueError, match=r"batch_size: expected .* \(4\).* found 2"):
+    with pytest.raises(ValueError, match=r"^data\.batch_size: expected .* \(4\).* found 2"):
         TreeLoader(trees(9), batch_size=2, world_size=4)
 
 
@@ -116,8 +121,13 @@ def test_epochs_differ_in_order_under_a_token_budget() -> None:
     assert first != second
 
 
+def test_a_budgets_batches_and_their_fill_are_said() -> None:
+    loader = TreeLoader(trees(20), max_tokens=16, weights=[0.5] * 20, world_size=2)  # ten of three tokens
+    assert loader.describe() == "1 batch an epoch on each of 2 ranks, of 16 tokens at the most, 94% full"
+
+
 def test_tree_over_the_budget_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"f:2: 14 tokens, over data.max_tokens = 13"):
+    with pytest.raises(ValueError, match=r"13 tokens cannot hold 1 of 3 rows: f:2 \(prompt 1, response 13\)"):
         TreeLoader([*trees(2), Tree([1], [[1] * 13], [[True] * 13], id="f:2")], max_tokens=13)
 
 
@@ -129,9 +139,10 @@ def test_batches_that_cannot_be_shared_evenly_are_left_out_aloud(caplog: pytest.
 
 
 def test_either_size_has_to_be_given() -> None:
-    for sizes in ({}, {"batch_size": 2, "max_tokens": 9}):
-        with pytest.raises(ValueError, match="either batch_size or max_tokens"):
-            TreeLoader(trees(3), **sizes)
+    with pytest.raises(ValueError, match=r"data\.batch_size and data\.max_tokens, found neither"):
+        TreeLoader(trees(3))
+    with pytest.raises(ValueError, match=r"data\.batch_size and data\.max_tokens, found both \(2 and 9\)"):
+        TreeLoader(trees(3), batch_size=2, max_tokens=9)
 
 
 def test_weights_draw_rows_more_or_less_often() -> None:
@@ -205,3 +216,37 @@ def test_state_of_other_data_is_refused() -> None:
     changed[3].response_ids[0][0] = 77
     with pytest.raises(ValueError, match="content was"):
         TreeLoader(changed, batch_size=2).load_state_dict(state)
+
+
+LONG_AND_SHORT = [
+    Tree([5, 6], [[9] * size + [1]], [[True] * (size + 1)], id=f"f:{size}") for size in range(1, 20, 2)
+]
+
+
+def weights_after_training(sizes: dict[str, int], world_size: int) -> np.ndarray:
+    """Of an SFT epoch of plain gradient descent; an array, since a tensor would travel as a handle."""
+    tokenizer = make_tokenizer()
+    module = SFTModule(make_llama(tokenizer), optimizer=sgd, tokenizer=tokenizer)
+    ranks: dict[str, Any] = {"devices": world_size, "strategy": "ddp"} if world_size > 1 else {}
+    trainer = quiet_trainer(max_epochs=1, **ranks)
+    loader = TreeLoader(LONG_AND_SHORT, **sizes, rank=trainer.global_rank, world_size=trainer.world_size)  # type: ignore[arg-type]
+    trainer.fit(module, loader)
+    return weights_of(module.network).numpy()
+
+
+def test_two_processes_train_as_one_does() -> None:
+    """Which rank takes which tree of a global batch changes nothing."""
+    one, other = run_distributed(weights_after_training, 2, {"batch_size": 5}, 2)
+    alone = weights_after_training({"batch_size": 5}, 1)
+    start = weights_of(make_llama(make_tokenizer())).numpy()
+    assert (one == other).all()
+    assert abs(one - alone).max() < 1e-4 * abs(alone - start).max()
+
+
+def test_two_processes_share_an_epoch_under_a_budget() -> None:
+    """Two batches of 70 tokens at a time are one global batch of 140."""
+    one, other = run_distributed(weights_after_training, 2, {"max_tokens": 70}, 2)
+    alone = weights_after_training({"max_tokens": 140}, 1)
+    start = weights_of(make_llama(make_tokenizer())).numpy()
+    assert (one == other).all()
+    assert abs(one - alone).max() < 1e-4 * abs(alone - start).max()
