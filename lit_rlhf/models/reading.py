@@ -6,21 +6,28 @@ attention is over trees; and padded rows, one a response, for all others and for
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
+import sys
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lit_rlhf.models.flex_attention import takes_flex, why_not_flex
+from lit_rlhf.models.last_layer import leave_out_unread
 from lit_rlhf.models.padded import gather_positions, unfold
-from lit_rlhf.models.tree_attention import NAME, tree_hidden_states
+from lit_rlhf.models.tree_attention import NAME, tree_states
 from lit_rlhf.records import ResponseTrees
 
 Attention = Literal["auto", "trees", "padded"]
 
 MIN_MEAN_SEGMENT = 32
 """Tokens: below it one call a segment costs more than the padding it saves."""
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of layer whose every look at other tokens goes through the attention that is replaced."""
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +51,19 @@ def choose_attention(model: PreTrainedModel, asked: Attention = "auto") -> PreTr
         log.info("%s: padded rows (%s)", type(model).__name__, reason)
         return model
     model.set_attn_implementation(NAME)
-    log.info("%s: attention over response trees, each prompt computed once", type(model).__name__)
+    leave_out_unread(model)
+    log.info(
+        "%s: attention over response trees, each prompt computed once, through %s",
+        type(model).__name__,
+        _kernels(model),
+    )
     return model
+
+
+def _kernels(model: PreTrainedModel) -> str:
+    """What attends over the trees; its weights may be on a CPU still, and on a GPU in training."""
+    without = why_not_flex(model)
+    return f"SDPA everywhere ({without})" if without else "FlexAttention on CUDA and SDPA elsewhere"
 
 
 def why_not_trees(model: PreTrainedModel) -> str | None:
@@ -55,15 +73,28 @@ def why_not_trees(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "it caps attention logits"
+    if model._is_stateful:
+        return "it carries a state from token to token"
+    other_layers = set(getattr(config, "layer_types", None) or []) - KNOWN_LAYERS
+    if other_layers:
+        return f"it has layers of {', '.join(sorted(other_layers))}"
+    if getattr(config, "sliding_window", None) and not _hands_on_its_window(model):
+        return "its sliding window is in its mask alone"
     if any(name.endswith("sinks") for name, _ in model.named_parameters()):
         return "its attention has sinks"
     return None
 
 
+def _hands_on_its_window(model: PreTrainedModel) -> bool:
+    """Whether attention is told the window: read off the source, as transformers reads whether it is replaceable."""
+    source = inspect.getsource(sys.modules[type(model).__module__])
+    return re.search(r"\bsliding_window=", source) is not None
+
+
 def predicting_states(trunk: PreTrainedModel, trees: ResponseTrees) -> Tensor:
     """Final hidden states ``[M, D]`` at the positions that predict the M counted tokens, in the row's order."""
     if reads_flat(trunk, trees):
-        return tree_hidden_states(trunk, trees)[_predicted_by(trees)[trees.response_mask]]
+        return tree_states(trunk, trees, _predicted_by(trees)[trees.response_mask])
     rows = unfold(trees)
     hidden = trunk(input_ids=rows.input_ids, use_cache=False).last_hidden_state
     return gather_positions(hidden, rows.predicting)[trees.response_grid_mask()]
@@ -75,19 +106,23 @@ def last_states(trunk: PreTrainedModel, trees: ResponseTrees) -> Tensor:
         ends = torch.tensor(trees.segment_lengths).cumsum(0) - 1
         # responses are the segments that are no prompts: response n of tree t stands behind t + 1 prompts
         number = torch.arange(trees.num_responses) + trees.tree_index.cpu() + 1
-        return tree_hidden_states(trunk, trees)[ends[number].to(trees.input_ids.device)]
+        return tree_states(trunk, trees, ends[number].to(trees.input_ids.device))
     rows = unfold(trees)
     hidden = trunk(input_ids=rows.input_ids, use_cache=False).last_hidden_state
     return hidden[torch.arange(len(hidden), device=hidden.device), rows.last]
 
 
 def reads_flat(trunk: PreTrainedModel, trees: ResponseTrees) -> bool:
-    """Whether this batch takes the flat row; it depends on the batch alone, so a resumed run does the same."""
+    """Whether this batch takes the flat row.
+
+    It depends on the batch and the kind of device alone, so a resumed run does the same. FlexAttention is one
+    call whatever the segments, and takes short ones too.
+    """
+    if trunk.config.get_text_config()._attn_implementation != NAME:
+        return False
     segments = trees.num_trees + trees.num_responses
-    return (
-        trunk.config.get_text_config()._attn_implementation == NAME
-        and trees.input_ids.numel() >= MIN_MEAN_SEGMENT * segments
-    )
+    long_enough = trees.input_ids.numel() >= MIN_MEAN_SEGMENT * segments
+    return long_enough or takes_flex(trunk, trees.input_ids.device)
 
 
 def _predicted_by(trees: ResponseTrees) -> Tensor:

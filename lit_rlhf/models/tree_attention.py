@@ -1,16 +1,17 @@
 """Attention over response trees packed in one flat row: the prompt is computed once, whatever its responses.
 
 The row's segments are prompts and responses, end to end. A prompt's tokens look at their own segment, causally;
-a response's tokens look at their prompt, and causally at their own branch. So attention runs segment by
-segment, and padding never exists. It is registered with transformers' attention interface under one name; a
-call without `tree_segments` (decoding, for one) goes on to plain SDPA.
+a response's tokens look at their prompt, and causally at their own branch. So attention runs segment by segment
+through SDPA, and padding never exists; on a GPU it is one call of FlexAttention where the model's family takes
+it. It is registered with transformers' attention interface under one name; a call without `tree_segments`
+(decoding, for one) goes on to plain SDPA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,16 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lit_rlhf.models.flex_attention import BlockMasks, Segment, flex_tree_attention, takes_flex
+from lit_rlhf.models.last_layer import distinct_positions
 from lit_rlhf.records import ResponseTrees
 
 NAME = "response_trees"
 """Under which transformers knows it."""
-
-
-class Segment(NamedTuple):
-    """A run of tokens in the flat row."""
-
-    length: int
-    prompt: int | None
-    """For a response, the number of its prompt's segment; None for a prompt."""
+CHANGES_WEIGHTS = ("softcap", "s_aux", "position_bias")
+"""What some models hand to their attention beside the usual."""
+NO_MASK = (1, 1, 1, 1)
+"""Shape of the mask of a flat row: a mask of four dimensions is handed on as it is, and none of T x T is built."""
 
 
 def tree_segments(trees: ResponseTrees) -> list[Segment]:
@@ -55,6 +54,7 @@ def tree_attention(
     scaling: float | None = None,
     tree_segments: Sequence[Segment] | None = None,
     sliding_window: int | None = None,
+    block_masks: BlockMasks | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """One layer's attention, in the form that transformers' attention interface asks for.
@@ -65,18 +65,52 @@ def tree_attention(
         key: ``[1, key heads, T, D_head]``.
         value: as `key`.
         attention_mask: of plain calls; a tree's mask follows from its segments.
-        dropout: probability.
+        dropout: probability that a weight is left out; the model hands on 0 outside training.
         scaling: of the products; None = 1/√D_head.
         tree_segments: the segments, or None for a plain call.
         sliding_window: how many positions back a token may look, itself included.
-        kwargs: what else the model hands on; not read.
+        block_masks: of the batch, where FlexAttention is taken; None = SDPA. Dropout, which FlexAttention
+            does not know, takes SDPA all the same.
+        kwargs: what else the model hands on.
     Returns:
         ``[1, T, heads, D_head]``, and None for the weights.
+    Raises:
+        NotImplementedError: the model loses the segments on the way here, or hands on something that changes
+            the weights and is not known here.
     """
     if tree_segments is None:
+        if attention_mask is not None and attention_mask.shape == NO_MASK and query.shape[2] > 1:
+            raise NotImplementedError(
+                f"{type(module).__name__} is not handed the segments of the response trees by the layers above it, "
+                "so it cannot attend over them. Set model.attention: padded."
+            )
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    unknown = [name for name in CHANGES_WEIGHTS if kwargs.get(name) is not None]
+    if unknown:
+        raise NotImplementedError(
+            f"{type(module).__name__} attends with {', '.join(unknown)}, which attention over trees does not know. "
+            "Set model.attention: padded."
+        )
+    output = None
+    if block_masks is not None and dropout == 0:
+        output = flex_tree_attention(query, key, value, block_masks.of(sliding_window), scaling)
+    if output is None:
+        output = _by_segment(query, key, value, tree_segments, dropout, scaling, sliding_window)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _by_segment(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tree_segments: Sequence[Segment],
+    dropout: float,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    """One call of SDPA a segment, ``[1, heads, T, D_head]``."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -107,31 +141,39 @@ def tree_attention(
                 scale=scaling,
             )
         )
-    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, 2)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _branch_mask(prompt: int, response: int, window: int | None, device: torch.device) -> Tensor:
     """Bool ``[response, prompt + response]``: True where a branch's token may look."""
-    looking = torch.arange(prompt, prompt + response, device=device)[:, None]
-    seen = torch.arange(prompt + response, device=device)[None, :]
-    mask = seen <= looking
-    return mask if window is None else mask & (looking - seen < window)
+    with torch.inference_mode(False):  # a mask made in validation is used again in training
+        looking = torch.arange(prompt, prompt + response, device=device)[:, None]
+        seen = torch.arange(prompt + response, device=device)[None, :]
+        mask = seen <= looking
+        return mask if window is None else mask & (looking - seen < window)
 
 
 AttentionInterface.register(NAME, tree_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def tree_hidden_states(trunk: PreTrainedModel, trees: ResponseTrees) -> Tensor:
-    """Final hidden states ``[T, D]`` of the flat row, every distinct token computed once."""
-    # A mask of four dimensions is handed on as it is; it keeps transformers from building one of T x T.
-    no_mask = trees.input_ids.new_zeros(1, 1, 1, 1)
+def tree_states(trunk: PreTrainedModel, trees: ResponseTrees, read: Tensor) -> Tensor:
+    """Final hidden states ``[M, D]`` at the positions `read` of the flat row, every distinct token computed once.
+
+    Args:
+        trunk: its attention is over trees.
+        trees: the batch, of T tokens.
+        read: Long ``[M]``, in [0, T); a position may come more than once.
+    """
+    segments, device = tree_segments(trees), trees.input_ids.device
     output = trunk(
         input_ids=trees.input_ids[None],
         position_ids=trees.position_ids[None],
-        attention_mask=no_mask,
+        attention_mask=trees.input_ids.new_zeros(NO_MASK),
         use_cache=False,
-        tree_segments=tree_segments(trees),
+        tree_segments=segments,
+        block_masks=BlockMasks(segments, device) if takes_flex(trunk, device) else None,
+        read_positions=distinct_positions(read, trees.input_ids.numel()),
     )
-    return output.last_hidden_state[0]
+    return output.last_hidden_state[0, read]

@@ -7,6 +7,9 @@ the finalizer of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudora
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -48,6 +51,24 @@ def counted_uniform(keys: Tensor, step: int) -> Tensor:
 def seed_from(*counters: int) -> int:
     """A seed for a torch generator, from counters."""
     return int(_shift_right(counter_key(*counters), 1))
+
+
+@contextmanager
+def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+    """What is drawn inside the block, dropout for one, follows from `seed`; the global streams then go on.
+
+    Args:
+        seed: from :func:`seed_from`.
+        device: whose stream is seeded, beside that of the CPU.
+    """
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        # not torch.manual_seed: it formats a stack trace for every kind of device that is not there
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

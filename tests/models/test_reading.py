@@ -7,54 +7,32 @@ from hypothesis import strategies as st
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
 )
 
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models import reading
-from lit_rlhf.models.reading import choose_attention, last_states, predicting_states, reads_flat
-from lit_rlhf.models.tree_attention import NAME
+from lit_rlhf.models.flex_attention import Segment
+from lit_rlhf.models.reading import (
+    choose_attention,
+    last_states,
+    predicting_states,
+    reads_flat,
+    why_not_trees,
+)
+from lit_rlhf.models.tree_attention import NAME, tree_attention
 from lit_rlhf.records import Tree
 from tests.conftest import make_llama, make_tokenizer
+from tests.models.families import FAMILIES, SIZES
 from tests.modules.training import random_trees
 
 TOKENIZER = make_tokenizer()
-SIZES = {
-    "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2,
-}  # fmt: skip
-NO_DROPOUT = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
-FAMILIES = {
-    "llama": lambda: make_llama(TOKENIZER),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=64, **NO_DROPOUT)
-    ),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
-    "qwen2, sliding window": lambda: Qwen2ForCausalLM(
-        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1)
-    ),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
-    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=8)),
-    "gemma3, sliding window": lambda: Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            **SIZES, head_dim=8, sliding_window=5, layer_types=["sliding_attention", "full_attention"]
-        )
-    ),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)),
-    "mistral, sliding window": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -124,20 +102,6 @@ def test_activation_checkpointing_recomputes_the_same_attention():
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5 * gradients[0].abs().max().item())
 
 
-def test_other_branches_and_trees_and_what_follows_are_not_seen():
-    model = make_llama(TOKENIZER)
-    choose_attention(model, "trees")
-
-    def first_response(other: list[int], next_prompt: list[int]) -> torch.Tensor:
-        trees = [
-            Tree([5, 6, 7], [[9, 10, 1], other], [[True] * 3, [True] * len(other)]),
-            Tree(next_prompt, [[11]], [[True]]),
-        ]
-        return predicting_states(model.base_model, pack_trees(trees))[:3]
-
-    assert torch.allclose(first_response([20, 21], [30]), first_response([40] * 7, [50] * 9), atol=1e-6)
-
-
 def test_decoding_goes_on_to_plain_attention():
     model = make_llama(TOKENIZER).eval()
     prompt = torch.tensor([[5, 6, 7]])
@@ -155,12 +119,59 @@ def test_short_segments_take_padded_rows(monkeypatch: pytest.MonkeyPatch):
     assert reads_flat(model.base_model, pack_trees([Tree([5] * 9, [[7, 1], [8, 1]], [[True] * 2] * 2)]))
 
 
-def test_what_cannot_be_replaced_takes_padded_rows_and_says_so(caplog: pytest.LogCaptureFixture):
-    config = Gemma2Config(**SIZES, head_dim=8)
-    assert config.attn_logit_softcapping is not None
-    model = Gemma2ForCausalLM(config)
+FEW_EXPERTS = {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+LEFT_TO_PADDED_ROWS = {
+    "it caps attention logits": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8)),
+    "its sliding window is in its mask alone": lambda: Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(**SIZES, **FEW_EXPERTS, use_sliding_window=True, sliding_window=6, max_window_layers=1)
+    ),
+    "it carries a state from token to token": lambda: Qwen3NextForCausalLM(
+        Qwen3NextConfig(**SIZES, **FEW_EXPERTS, head_dim=8)
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", LEFT_TO_PADDED_ROWS)
+def test_what_cannot_be_replaced_takes_padded_rows_and_says_so(reason: str, caplog: pytest.LogCaptureFixture):
+    model = LEFT_TO_PADDED_ROWS[reason]()
+    name = type(model).__name__
     with caplog.at_level("INFO"):
         choose_attention(model)
-    assert "Gemma2ForCausalLM: padded rows (it caps attention logits)" in caplog.text
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM cannot: it caps attention logits"):
+    assert f"{name}: padded rows ({reason})" in caplog.text
+    assert not reads_flat(model.base_model, pack_trees(random_trees(2)))
+    with pytest.raises(ValueError, match=f"{name} cannot: {reason}"):
         choose_attention(model, "trees")
+
+
+def test_kinds_of_layer_that_are_not_known_take_padded_rows():
+    model = make_llama(TOKENIZER)
+    model.config.layer_types = ["full_attention", "conv"]
+    assert why_not_trees(model) == "it has layers of conv"
+
+
+def test_a_family_of_windows_takes_trees_where_the_window_is_off():
+    config = Qwen2MoeConfig(**SIZES, **FEW_EXPERTS, use_sliding_window=False)
+    assert why_not_trees(Qwen2MoeForCausalLM(config)) is None
+
+
+def test_a_model_that_loses_the_segments_is_an_error_and_no_leak():
+    model = StableLmForCausalLM(StableLmConfig(**SIZES))
+    choose_attention(model, "trees")
+    with pytest.raises(
+        NotImplementedError, match=r"StableLmAttention is not handed .* model.attention: padded"
+    ):
+        predicting_states(model.base_model, pack_trees(random_trees(2)))
+
+
+def test_what_changes_weights_in_a_way_that_is_not_known_is_an_error():
+    heads = torch.zeros(1, 2, 3, 16)
+    with pytest.raises(NotImplementedError, match="LlamaForCausalLM attends with position_bias"):
+        tree_attention(
+            make_llama(TOKENIZER),
+            heads,
+            heads,
+            heads,
+            None,
+            tree_segments=[Segment(3, None)],
+            position_bias=heads,
+        )

@@ -2,7 +2,7 @@
 
 import torch
 
-from lit_rlhf.ops.noise import counted_uniform, counter_key, seed_from
+from lit_rlhf.ops.noise import counted_uniform, counter_key, drawing_from, seed_from
 
 
 def splitmix(x: int) -> int:
@@ -58,3 +58,17 @@ def test_seeds_are_valid_and_differ():
     seeds = {seed_from(0, i) for i in range(1000)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_block_draws_from_its_seed_and_leaves_the_global_stream_alone():
+    def draw(seed: int) -> torch.Tensor:
+        with drawing_from(seed, torch.device("cpu")):
+            return torch.rand(3)
+
+    torch.manual_seed(5)
+    untouched = torch.rand(3)
+    torch.manual_seed(5)
+    first = draw(1)
+    assert torch.equal(torch.rand(3), untouched)
+    assert torch.equal(draw(1), first)
+    assert not torch.equal(draw(2), first)
