@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test slow lint format clean
+.PHONY: help install demo test slow lint format bench bench-envs clean
 
 help:            ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
 
 install: $(VENV)/.installed  ## make the virtual environment, pinned by constraints.txt
 
@@ -36,5 +36,18 @@ format: install  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: install bench-envs  ## speed and memory against TRL: about an hour; goes on where it was stopped
+	for name in overhead preference reward sft; do \
+		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; \
+	done
+
+bench-envs: .venv-trl/.installed  ## the environments of the peers that the benchmarks run against
+
+.venv-trl/.installed: benchmarks/speed/requirements-trl.txt constraints.txt
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
+	touch $@
+
 clean:           ## remove what make made
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The benchmarks of response trees on a CUDA GPU."""

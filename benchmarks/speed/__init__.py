@@ -1,0 +1,1 @@
+"""Ours and others in turn on the same models, rows and settings."""
