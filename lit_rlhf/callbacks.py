@@ -126,6 +126,8 @@ class GracefulStop(Checkpoint):
 class ExportAtEnd(Callback):
     """When a fit is finished, write the module's last weights as a folder that the next phase takes.
 
+    With LoRA the folder holds the merged weights, and ``<directory>-adapter`` the adapter alone.
+
     Args:
         directory: where to; a relative path starts at the trainer's `default_root_dir`.
     """
@@ -140,7 +142,9 @@ class ExportAtEnd(Callback):
             export: Any = pl_module.export
             export(target)
         trainer.strategy.barrier("exported")
-        rank_zero_info(f"Exported to {target}")
+        adapter = getattr(pl_module, "adapter", None) is not None
+        beside = f", merged; the adapter alone to {target}-adapter" if adapter else ""
+        rank_zero_info(f"Exported to {target}{beside}")
 
 
 class MetricsFile(Callback):

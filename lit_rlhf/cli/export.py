@@ -32,8 +32,14 @@ def main(argv: Sequence[str]) -> None:
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         refuse(f"{directory} is not empty.", "Give a new folder.")
     module = load_module(checkpoint, arguments.module, arguments.model)
+    said = f"exported {type(module).__name__} of {checkpoint} to {directory}"
+    if getattr(module, "adapter", None) is not None:
+        beside = directory.with_name(f"{directory.name}-adapter")
+        if beside.exists():
+            refuse(f"{beside} is there already: the LoRA adapter goes there.", "Give another folder.")
+        said += f", merged; the adapter alone to {beside}"
     module.export(directory)
-    print(f"exported {type(module).__name__} of {checkpoint} to {directory}")
+    print(said)
 
 
 def load_module(checkpoint: Path, class_name: str | None, model: str | None) -> Any:
@@ -65,7 +71,11 @@ def load_module(checkpoint: Path, class_name: str | None, model: str | None) -> 
             "Give --model: its new place, or another folder of the same architecture and tokenizer.",
         )
     changes = {"model": model} if model else {}
-    return find_class(class_name or recorded).load_from_checkpoint(checkpoint, map_location="cpu", **changes)
+    module_class = find_class(class_name or recorded)
+    try:
+        return module_class.load_from_checkpoint(checkpoint, map_location="cpu", **changes)
+    except ValueError as error:  # such as another model under a LoRA checkpoint's adapters
+        refuse(f"{checkpoint}: {error}")
 
 
 def find_class(name: str | Any) -> Any:

@@ -42,6 +42,11 @@ def resolve_model_name(name: str) -> str:
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return str(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(
+            f"model {name!r}: expected a whole model, found a LoRA adapter without the model under it. Give the merged "
+            "export that stands beside it (export/ beside export-adapter/)."
+        )
     if folder.is_dir():
         raise FileNotFoundError(
             f"model {name!r}: expected a Hugging Face folder with config.json in it, found "
@@ -66,6 +71,11 @@ def load_causal_lm(model: str | nn.Module, attention: Attention = "auto") -> Pre
         ValueError: the folder holds a reward model, which has no language-model head.
     """
     if isinstance(model, nn.Module):
+        if hasattr(model, "peft_config"):
+            raise ValueError(
+                f"model is a {type(model).__name__} with adapters of its own: give the model without them, and theirs "
+                "as model.lora; or merge them first (merge_and_unload)."
+            )
         return choose_attention(check_output_head(model), attention)
     name = resolve_model_name(model)
     if is_scorer_folder(name):

@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.losses.preference import dpo_loss, implicit_reward
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load_causal_lm
+from lit_rlhf.models.lora import add_lora
+from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
 from lit_rlhf.models.reading import Attention
-from lit_rlhf.models.reference import Frozen
+from lit_rlhf.models.reference import AdapterOff, Frozen
 from lit_rlhf.modules.base import Movable, check_argument, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
 from lit_rlhf.modules.policy_phase import PolicyPhase
-from lit_rlhf.modules.reference_cache import ReferenceCache
+from lit_rlhf.modules.precomputed_reference import PrecomputedReference
 from lit_rlhf.records import ResponseTrees
 
 
@@ -35,7 +36,11 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         label_smoothing: share of labels assumed wrong (cDPO); 0 trusts them.
         reference: folder of the reference policy; null = the policy as it starts.
         reference_storage: ``frozen`` keeps a second model; ``precomputed`` looks at all rows once before
-            training and keeps two numbers a pair instead.
+            training, keeps one number a response in a file beside the data, and holds no second model;
+            ``adapter_off``, with `lora`, takes the adapters off for the reference's forward, and holds none either.
+        lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
+            (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
+            all-linear); null = full weights. Without dropout, since it is off.
         optimizer: makes the optimizer from parameters.
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
@@ -55,7 +60,8 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         beta: float = 0.1,
         label_smoothing: float = 0.0,
         reference: str | None = None,
-        reference_storage: Literal["frozen", "precomputed"] = "frozen",
+        reference_storage: Literal["frozen", "precomputed", "adapter_off"] = "frozen",
+        lora: Lora | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -66,6 +72,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         seed: int | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
+        lora = lora_settings(lora, dropout=False)
         self.remember_arguments(model)
         self.set_up_validation()
         self.set_sampling(max_new_tokens, temperature, seed)
@@ -73,13 +80,22 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         check_argument("label_smoothing", label_smoothing, 0 <= label_smoothing < 0.5, "0 to less than 0.5")
         self.beta = beta
         self.label_smoothing = label_smoothing
+        if reference_storage == "adapter_off":
+            _check_adapter_off(lora, reference)
         self.network = disable_dropout(PolicyNetwork(load_causal_lm(model, attention)))
-        if reference is None:
-            self._reference: Frozen | None = Frozen.copy_of(self.network)
-        else:
+        copies = reference_storage == "frozen" and reference is None
+        self._reference: Frozen | AdapterOff | None = Frozen.copy_of(self.network) if copies else None
+        self.adapter = add_lora(self.network, self.network.causal_lm, lora)
+        untrained = None if self.adapter is None else AdapterOff(self.network, self.adapter)
+        self._precomputed: PrecomputedReference | None = None
+        if reference_storage == "precomputed":
+            start = model if isinstance(model, str) else None
+            self._precomputed = PrecomputedReference(reference, start, attention, untrained)
+        elif reference_storage == "adapter_off":
+            self._reference = untrained
+        elif reference is not None:
             self._reference = Frozen(PolicyNetwork(load_causal_lm(reference, attention)))
             check_same_vocabulary("reference", self._reference.network.causal_lm, self.network.causal_lm)
-        self._precomputed = ReferenceCache() if reference_storage == "precomputed" else None
 
     def judge(self, batch: ResponseTrees) -> Judgement:
         """Implicit rewards of the responses and the loss of every comparison between them."""
@@ -98,17 +114,12 @@ class DPOModule(ComparisonPhase, PolicyPhase):
 
     def reference_logprobs(self, batch: ResponseTrees) -> Tensor:
         """log π_ref(y|x) of each response, ``[N]``, without gradient."""
-        split = "train" if self.trainer.training else "val"
-        if self._precomputed is not None and split in self._precomputed and not self.trainer.testing:
-            return self._precomputed.look_up(split, batch)
-        return self._look_at_reference(batch)
-
-    def _look_at_reference(self, batch: ResponseTrees) -> Tensor:
-        if self._reference is None:
-            raise RuntimeError(
-                "The reference was let go once its log-probabilities were computed, and these rows were not among "
-                "them. Make a new DPOModule for them, with reference_storage: frozen."
+        if self._precomputed is not None:
+            trainer = self.trainer
+            return self._precomputed.look_up(
+                "train" if trainer.training else "test" if trainer.testing else "val", batch
             )
+        assert self._reference is not None
         return sequence_logprobs(self._reference(batch))
 
     def frozen(self) -> list[Movable]:
@@ -116,43 +127,47 @@ class DPOModule(ComparisonPhase, PolicyPhase):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self._precomputed is None:
-            return
-        self._precompute(self._precomputed)
-        self._reference = None
+        if self._precomputed is not None:
+            self._precomputed.prepare(self, "train", "val")
+            self._precomputed.policy_has_moved = True  # from here on
 
-    def _precompute(self, cache: ReferenceCache) -> None:
-        if not hasattr(self.datamodule, "trees"):
-            raise ValueError(
-                "model.reference_storage: precomputed needs a data module of lit_rlhf, found "
-                f"{type(self.datamodule).__name__}. Use frozen with data of your own."
-            )
-        for split in ("train", "val"):
-            trees = self.datamodule.trees(split)
-            if not trees or cache.holds(split, trees):  # what came with the checkpoint is not computed again
-                continue
-            rank_zero_info(f"Reference log-probabilities of {len(trees)} {split} rows, once before training.")
-            cache.fill(
-                split,
-                trees,
-                self._look_at_reference,
-                self.device,
-                self.global_rank,
-                self.trainer.world_size,
-            )
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        if self._precomputed is not None and self.trainer.state.fn == "validate":
+            self._precomputed.prepare(self, "val")
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        if self._precomputed is not None:
+            self._precomputed.prepare(self, "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._precomputed is not None:
             checkpoint["reference_logprobs"] = self._precomputed.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._precomputed is not None and "reference_logprobs" in checkpoint:
-            self._precomputed.load_state_dict(checkpoint["reference_logprobs"])
+        if self._precomputed is not None:
+            self._precomputed.policy_has_moved = True
+            if "reference_logprobs" in checkpoint:
+                self._precomputed.load_state_dict(checkpoint["reference_logprobs"])
 
     def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
         """One sample for each prompt of the batch."""
         return self.predict_samples(batch, batch_idx)
 
     def export(self, directory: str | Path) -> None:
-        """Write the policy as ``AutoModelForCausalLM`` loads it."""
-        export_policy(self.network, self.tokenizer_to_export(), directory)
+        """Write the policy as ``AutoModelForCausalLM`` loads it; with LoRA merged, and the adapter beside it."""
+        export_policy(self.network, self.tokenizer_to_export(), directory, self.adapter)
+
+
+def _check_adapter_off(lora: dict[str, Any] | None, reference: str | None) -> None:
+    if lora is None:
+        raise ValueError(
+            "model.reference_storage: adapter_off needs model.lora: without adapters the policy's own weights are "
+            "trained, and none are left to be the reference. Give model.lora, or use frozen or precomputed."
+        )
+    if reference is not None:
+        raise ValueError(
+            f"model.reference: expected null with reference_storage: adapter_off, whose reference is the policy "
+            f"without its adapters; found {reference}. Use frozen or precomputed with a reference of its own."
+        )

@@ -16,6 +16,8 @@ from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.losses.reward import bradley_terry_loss
 from lit_rlhf.models.export import export_scorer
 from lit_rlhf.models.loading import disable_dropout
+from lit_rlhf.models.lora import add_lora
+from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.scorer import Link, ScorerNetwork, load_scorer
@@ -45,6 +47,10 @@ class RewardModule(ComparisonPhase):
         references: demonstrations file whose responses shall average 0; null = the preferred responses of
             the training data. At most 512 are scored, before each validation
             and at the end of an epoch.
+        lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
+            (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
+            all-linear); null = full weights. The head
+            is trained in full. Without dropout, since it is off.
         optimizer: makes the optimizer from parameters.
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
@@ -61,6 +67,7 @@ class RewardModule(ComparisonPhase):
         link: Link | None = None,
         center: bool = True,
         references: str | None = None,
+        lora: Lora | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -68,10 +75,12 @@ class RewardModule(ComparisonPhase):
         attention: Attention = "auto",
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
+        lora = lora_settings(lora, dropout=False)
         self.remember_arguments(model)
         self.center = center
         self.references = references
         self.network = disable_dropout(load_scorer(model, link, attention))
+        self.adapter = add_lora(self.network, self.network.trunk, lora)
         self.set_up_validation()
         self._centered_at: int | None = None
 
@@ -146,8 +155,11 @@ class RewardModule(ComparisonPhase):
         return [single for tree in trees[:MAX_REFERENCES] if (single := _preferred_only(tree))]
 
     def export(self, directory: str | Path) -> None:
-        """Write the model as ``AutoModelForSequenceClassification`` with one label loads it."""
-        export_scorer(self.network, self.tokenizer_to_export(), directory)
+        """Write the model as ``AutoModelForSequenceClassification`` with one label loads it.
+
+        With LoRA it is merged, and the adapter with the head stands beside it.
+        """
+        export_scorer(self.network, self.tokenizer_to_export(), directory, self.adapter)
 
 
 def _preferred_only(tree: Tree) -> Tree | None:

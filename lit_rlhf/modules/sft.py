@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -15,11 +14,14 @@ from transformers import PreTrainedTokenizerBase
 from lit_rlhf.losses.sft import sft_loss
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import load_causal_lm
+from lit_rlhf.models.lora import add_lora
+from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.modules.base import default_optimizer
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.ops.masking import masked_sum
+from lit_rlhf.ops.noise import drawing_from
 from lit_rlhf.records import LossOutput, ResponseTrees
 
 
@@ -30,6 +32,9 @@ class SFTModule(PolicyPhase):
 
     Args:
         model: folder in Hugging Face layout, hub name, or (from Python) a causal language model already built.
+        lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
+            (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
+            all-linear); null = full weights.
         optimizer: makes the optimizer from parameters.
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
@@ -46,6 +51,7 @@ class SFTModule(PolicyPhase):
     def __init__(
         self,
         model: str | nn.Module,
+        lora: Lora | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -56,9 +62,11 @@ class SFTModule(PolicyPhase):
         seed: int | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
+        lora = lora_settings(lora)
         self.remember_arguments(model)
         self.set_sampling(max_new_tokens, temperature, seed)
         self.network = PolicyNetwork(load_causal_lm(model, attention))
+        self.adapter = add_lora(self.network, self.network.causal_lm, lora)
         self.val_loss = MeanMetric()
 
     def on_fit_start(self) -> None:
@@ -82,8 +90,7 @@ class SFTModule(PolicyPhase):
         return LossOutput(masked_sum(losses, mask), mask.sum())
 
     def training_step(self, batch: ResponseTrees, batch_idx: int) -> Tensor:
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.dropout_seed(batch_idx))
+        with drawing_from(self.dropout_seed(batch_idx), self.device):
             output = self.compute_loss(batch)
         output.metrics["train/perplexity"] = (output.total.detach() / output.count.clamp(min=1)).exp()
         loss = self.mean_loss(output, batch.row_ids)
@@ -105,8 +112,8 @@ class SFTModule(PolicyPhase):
     on_test_epoch_end = on_validation_epoch_end
 
     def export(self, directory: str | Path) -> None:
-        """Write the model as ``AutoModelForCausalLM`` loads it."""
-        export_policy(self.network, self.tokenizer_to_export(), directory)
+        """Write the model as ``AutoModelForCausalLM`` loads it; with LoRA merged, and the adapter beside it."""
+        export_policy(self.network, self.tokenizer_to_export(), directory, self.adapter)
 
     def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
         """One sample for each prompt of the batch."""

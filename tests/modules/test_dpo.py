@@ -10,9 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_rlhf import DPOModule, PairDataModule
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
-from lit_rlhf.modules.reference_cache import ReferenceCache
 from tests.conftest import make_llama, make_tokenizer
-from tests.distributed import run_distributed
 from tests.modules.training import quiet_trainer, random_trees, weights_of
 
 TOKENIZER = make_tokenizer()
@@ -28,6 +26,12 @@ def adam(parameters):
 def make_module(**settings) -> DPOModule:
     torch.manual_seed(0)
     return DPOModule(make_llama(TOKENIZER), optimizer=adam, tokenizer=TOKENIZER, **settings)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch) -> None:
+    """Precomputed log-probabilities of rows from Python are written into the current folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 class FirstLoss(DPOModule):
@@ -57,13 +61,7 @@ def test_precomputed_is_frozen():
         trainer.fit(module, datamodule=PairDataModule(PAIRS, val_fraction=0.25, batch_size=4))
         trained.append((weights_of(module.network), trainer.callback_metrics["val/loss"].item()))
     assert torch.allclose(trained[0][0], trained[1][0], atol=1e-5)
-    assert trained[0][1] == pytest.approx(trained[1][1], abs=1e-5)
-
-
-def test_no_second_model_is_held_once_it_is_precomputed():
-    module = make_module(reference_storage="precomputed")
-    quiet_trainer().fit(module, datamodule=PairDataModule(PAIRS, batch_size=4))
-    assert module._reference is None
+    assert trained[0][1] == pytest.approx(trained[1][1], abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
@@ -74,11 +72,12 @@ def test_resume_is_exact_and_keeps_the_reference(storage, tmp_path: Path):
 
     straight = make_module(reference_storage=storage)
     quiet_trainer(max_epochs=2).fit(straight, datamodule=data())
-    keep = ModelCheckpoint(tmp_path, every_n_train_steps=4, filename="{step}", save_top_k=-1)
+    folder = tmp_path / "checkpoints"
+    keep = ModelCheckpoint(folder, every_n_train_steps=4, filename="{step}", save_top_k=-1)
     trainer = quiet_trainer(enable_checkpointing=True, callbacks=[keep])
     trainer.fit(make_module(reference_storage=storage), datamodule=data())
     resumed = make_module(reference_storage=storage)
-    quiet_trainer(max_epochs=2).fit(resumed, datamodule=data(), ckpt_path=str(tmp_path / "step=4.ckpt"))
+    quiet_trainer(max_epochs=2).fit(resumed, datamodule=data(), ckpt_path=str(folder / "step=4.ckpt"))
     assert torch.equal(weights_of(resumed.network), weights_of(straight.network))
 
 
@@ -101,40 +100,6 @@ def test_the_checkpoint_holds_one_model(tmp_path: Path):
     assert len(stored) == len(make_llama(TOKENIZER).state_dict())
 
 
-def test_precomputed_without_numbered_rows_is_refused():
-    cache = ReferenceCache()
-    trees = random_trees(3)
-    cache.fill("train", trees, lambda batch: torch.zeros(batch.num_responses), torch.device("cpu"), 0, 1)
-    with pytest.raises(ValueError, match="reference_storage to frozen"):
-        cache.look_up("train", pack_trees(trees))
-
-
-def _ids_of_first_tokens(batch) -> torch.Tensor:
-    """A stand-in for log-probabilities that tells every response apart."""
-    return batch.grid(batch.input_ids)[:, 0].float()
-
-
-def _filled(rank: int, world_size: int) -> list[float]:
-    cache, trees = ReferenceCache(), random_trees(70)
-    cache.fill("train", trees, _ids_of_first_tokens, torch.device("cpu"), rank, world_size)
-    picked = [69, 0, 33]
-    return cache.look_up("train", pack_trees([trees[i] for i in picked], picked)).tolist()
-
-
-def _filled_on_a_rank() -> list[float]:
-    torch.distributed.init_process_group("gloo")
-    found = _filled(torch.distributed.get_rank(), torch.distributed.get_world_size())
-    torch.distributed.destroy_process_group()
-    return found
-
-
-def test_the_cache_finds_each_row_on_one_process_and_on_two():
-    trees = random_trees(70)
-    expected = [float(response[0]) for i in (69, 0, 33) for response in trees[i].response_ids]
-    assert _filled(0, 1) == expected
-    assert run_distributed(_filled_on_a_rank, 2) == [expected, expected]
-
-
 def test_the_reference_must_read_the_policys_ids(tmp_path: Path):
     make_llama(TOKENIZER, vocab_size=len(TOKENIZER) + 8).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"model\.reference: .* of 320 tokens, found 328"):
@@ -155,13 +120,7 @@ def test_after_precomputing_validation_goes_on_and_new_rows_are_refused():
     logged = trainer.callback_metrics["val/loss"].item()
     trainer.validate(module, datamodule=data, verbose=False)
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(logged, abs=1e-6)
-    with pytest.raises(RuntimeError, match="reference was let go"):
+    with pytest.raises(
+        ValueError, match="model that the policy started from, and it was given as a model already built"
+    ):
         trainer.test(module, datamodule=data, verbose=False)
-
-
-def test_a_cache_knows_when_its_rows_have_changed():
-    cache, trees = ReferenceCache(), random_trees(5)
-    cache.fill("train", trees, lambda batch: torch.zeros(batch.num_responses), torch.device("cpu"), 0, 1)
-    assert cache.holds("train", random_trees(5))
-    assert not cache.holds("train", random_trees(5, seed=1))
-    assert not cache.holds("val", trees)

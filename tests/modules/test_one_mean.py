@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_rlhf.data.trees import pack_trees
+from lit_rlhf.models import reading
+from lit_rlhf.models.reading import Attention
 from lit_rlhf.modules.dpo import DPOModule
 from lit_rlhf.modules.reward import RewardModule
 from lit_rlhf.modules.sft import SFTModule
@@ -41,26 +43,29 @@ class Batches:
             yield pack_trees([self.trees[index] for index in share], share)
 
 
-def trained(phase: str, groups: list[list[int]], **trainer_settings) -> torch.Tensor:
+def trained(
+    phase: str,
+    groups: list[list[int]],
+    trees: list[Tree] = TREES,
+    attention: Attention = "auto",
+    **trainer_settings,
+) -> torch.Tensor:
     """Weights after one pass over the groups with plain gradient descent."""
     torch.manual_seed(0)
     settings_of_phase = {"center": False} if phase == "reward" else {}
-    module = PHASES[phase](make_llama(TOKENIZER), optimizer=sgd, tokenizer=TOKENIZER, **settings_of_phase)
+    module = PHASES[phase](
+        make_llama(TOKENIZER), optimizer=sgd, tokenizer=TOKENIZER, attention=attention, **settings_of_phase
+    )
     trainer = quiet_trainer(**trainer_settings)
     rank = trainer.global_rank
-    trainer.fit(module, Batches(groups, rank, trainer.world_size))
+    trainer.fit(module, Batches(groups, rank, trainer.world_size, trees))
     return weights_of(module.network)
 
 
-def on_ranks(phase: str, groups: list[list[int]], world_size: int, accumulate: int) -> list[torch.Tensor]:
-    answers = run_distributed(_on_one_rank, world_size, phase, groups, world_size, accumulate)
-    return [torch.from_numpy(answer) for answer in answers]
-
-
-def _on_one_rank(phase: str, groups: list[list[int]], world_size: int, accumulate: int) -> np.ndarray:
-    settings_of_rank = {"devices": world_size, "strategy": "ddp", "accumulate_grad_batches": accumulate}
-    # an array: a tensor would travel as a handle that dies with its process
-    return trained(phase, groups, **settings_of_rank).numpy()
+def step_of(phase: str, groups: list[list[int]], *arguments, **trainer_settings) -> torch.Tensor:
+    """How far that pass moves the weights: the gradient, scaled."""
+    start = trained(phase, [], *arguments, limit_train_batches=0)
+    return trained(phase, groups, *arguments, **trainer_settings) - start
 
 
 @cache
@@ -74,14 +79,63 @@ def moved(phase: str) -> torch.Tensor:
     return (whole(phase)[: len(start)] - start).abs().max()
 
 
+@st.composite
+def splits(draw) -> tuple[list[Tree], list[list[int]]]:
+    """Random trees, K from 2 to 7 within a batch, and a way to cut them into micro-batches, in any order."""
+    count = draw(st.integers(2, 8))
+    trees = random_trees(count, draw(st.integers(0, 10_000)), draw(st.integers(2, 7)))
+    order = draw(st.permutations(range(count)))
+    cuts = draw(st.sets(st.integers(1, count - 1), min_size=1, max_size=4))
+    return trees, [list(order[a:b]) for a, b in pairwise([0, *sorted(cuts), count])]
+
+
+@pytest.mark.parametrize("attention", ["trees", "padded"])
 @pytest.mark.parametrize("phase", PHASES)
 @settings(max_examples=6, deadline=None)
-@given(order=st.permutations(range(8)), cuts=st.sets(st.integers(1, 7), min_size=1, max_size=4))
-def test_accumulated_micro_batches_give_the_whole_batches_gradient(phase, order, cuts):
-    edges = [0, *sorted(cuts), 8]
-    groups = [list(order[a:b]) for a, b in pairwise(edges)]
-    split = trained(phase, groups, accumulate_grad_batches=len(groups))
-    assert (split - whole(phase)).abs().max() < 1e-4 * moved(phase)
+@given(split=splits())
+def test_micro_batches_cut_any_way_and_in_any_order_give_the_whole_batches_gradient(phase, attention, split):
+    trees, groups = split
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MIN_MEAN_SEGMENT", 0)
+        whole_batch = step_of(phase, [list(range(len(trees)))], trees, attention)
+        cut = step_of(phase, groups, trees, attention, accumulate_grad_batches=len(groups))
+    assert (cut - whole_batch).abs().max() < 1e-4 * whole_batch.abs().max()
+
+
+SHARED_OUT = [
+    # trees of each micro-batch; ranks take every other one, so that some have more than others
+    [[6, 1, 4, 0], [5, 2], [7, 3]],
+    [[0, 1, 2, 3, 4], [7, 5, 6]],
+    [[3, 2], [1, 0, 7, 6, 5, 4]],
+]
+
+
+def test_micro_batches_on_two_ranks_give_the_whole_batches_gradient():
+    """Every phase, over trees, from one start of the processes: the draws follow one another."""
+    one, other = run_distributed(_every_split_on_one_rank, 2)
+    assert np.array_equal(one, other)
+    steps = iter(torch.from_numpy(one))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MIN_MEAN_SEGMENT", 0)
+        for phase in PHASES:
+            for number, _ in enumerate(SHARED_OUT):
+                expected = step_of(phase, [list(range(8))], random_trees(8, number, 6), "trees")
+                found = next(steps)[: len(expected)]
+                assert (found - expected).abs().max() < 1e-4 * expected.abs().max(), (phase, number)
+
+
+def _every_split_on_one_rank() -> np.ndarray:
+    reading.MIN_MEAN_SEGMENT = 0  # this process ends with the function
+    steps = [
+        step_of(
+            phase, groups, random_trees(8, number, 6), "trees",
+            devices=2, strategy="ddp", accumulate_grad_batches=len(groups),
+        )
+        for phase in PHASES
+        for number, groups in enumerate(SHARED_OUT)
+    ]  # fmt: skip
+    width = max(map(len, steps))
+    return np.stack([np.pad(step.numpy(), (0, width - len(step))) for step in steps])
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -89,19 +143,6 @@ def test_a_ragged_last_window_is_divided_by_its_own_count(phase):
     """Lightning divides every window by its nominal length, the last one too."""
     split = trained(phase, [[0, 1, 2], [3, 4], [5, 6, 7]], accumulate_grad_batches=5)
     assert (split - whole(phase)).abs().max() < 1e-4 * moved(phase)
-
-
-@pytest.mark.parametrize("phase", PHASES)
-def test_two_ranks_give_the_gradient_of_one(phase):
-    one, other = on_ranks(phase, [list(range(8))], 2, 1)
-    assert torch.equal(one, other)
-    assert (one - whole(phase)).abs().max() < 1e-4 * moved(phase)
-
-
-def test_two_ranks_with_accumulation_and_uneven_shares():
-    one, other = on_ranks("sft", [[0, 1, 2], [3, 4, 5, 6, 7]], 2, 2)
-    assert torch.equal(one, other)
-    assert (one - whole("sft")).abs().max() < 1e-4 * moved("sft")
 
 
 def weighted_update(weight: float, groups: list[list[int]], **settings_of_trainer) -> torch.Tensor:
