@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lit_rlhf.models.flex_attention import BlockMasks, Segment, flex_tree_attention, takes_flex
-from lit_rlhf.models.last_layer import distinct_positions
+from lit_rlhf.models.last_layer import distinct_positions, read_by
 from lit_rlhf.records import ResponseTrees
 
 NAME = "response_trees"
@@ -97,7 +97,9 @@ def tree_attention(
     if block_masks is not None and dropout == 0:
         output = flex_tree_attention(query, key, value, block_masks.of(sliding_window), scaling)
     if output is None:
-        output = _by_segment(query, key, value, tree_segments, dropout, scaling, sliding_window)
+        output = _by_segment(
+            query, key, value, tree_segments, dropout, scaling, sliding_window, read_by(module)
+        )
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -109,39 +111,60 @@ def _by_segment(
     dropout: float,
     scaling: float | None,
     sliding_window: int | None,
+    read: Tensor | None,
 ) -> Tensor:
-    """One call of SDPA a segment, ``[1, heads, T, D_head]``."""
+    """One call of SDPA a segment, ``[1, heads, T, D_head]``; 0 where nothing is read."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     lengths = [segment.length for segment in tree_segments]
     # split and not slices: the backward of a slice fills a full-size gradient with zeros, for each segment anew
     queries, keys, values = query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2)
+    rows = [None] * len(lengths) if read is None else _rows_by_segment(read, lengths)
     outputs = []
     for number, segment in enumerate(tree_segments):
+        asked, looking = rows[number], queries[number]
+        if asked is not None:
+            if not len(asked):
+                outputs.append(torch.zeros_like(looking))
+                continue
+            looking = looking[:, :, asked]
         seen_keys, seen_values, prompt_length = keys[number], values[number], 0
         if segment.prompt is not None:
             prompt_length = lengths[segment.prompt]
             seen_keys = torch.cat([keys[segment.prompt], seen_keys], 2)
             seen_values = torch.cat([values[segment.prompt], seen_values], 2)
         windowed = sliding_window is not None and prompt_length + segment.length > sliding_window
-        plain = prompt_length == 0 and not windowed
-        outputs.append(
-            scaled_dot_product_attention(
-                queries[number],
-                seen_keys,
-                seen_values,
-                attn_mask=None
-                if plain
-                else _branch_mask(
-                    prompt_length, segment.length, sliding_window if windowed else None, query.device
-                ),
-                is_causal=plain,
-                dropout_p=dropout,
-                scale=scaling,
+        plain = prompt_length == 0 and not windowed and asked is None
+        mask = None
+        if not plain:
+            mask = _branch_mask(
+                prompt_length, segment.length, sliding_window if windowed else None, query.device
             )
+            mask = mask if asked is None else mask[asked]
+        output = scaled_dot_product_attention(
+            looking,
+            seen_keys,
+            seen_values,
+            attn_mask=mask,
+            is_causal=plain,
+            dropout_p=dropout,
+            scale=scaling,
         )
+        if asked is not None:
+            output = torch.zeros_like(queries[number]).index_copy(2, asked, output)
+        outputs.append(output)
     return torch.cat(outputs, 2)
+
+
+def _rows_by_segment(read: Tensor, lengths: list[int]) -> list[Tensor | None]:
+    """The rows of each segment that are read; None where most are, and all are computed."""
+    ends = torch.tensor(lengths, device=read.device).cumsum(0)
+    counts = torch.searchsorted(read, ends).diff(prepend=ends.new_zeros(1)).tolist()
+    return [
+        None if 2 * count > length else part - (end - length)
+        for part, count, length, end in zip(read.split(counts), counts, lengths, ends.tolist(), strict=True)
+    ]
 
 
 @lru_cache(maxsize=128)
