@@ -145,6 +145,7 @@ def disable_dropout(network: Network) -> Network:
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010  # a plain attribute of attention layers
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):  # rates that layers hold as plain numbers
+                setattr(module, name, 0.0)
     return network

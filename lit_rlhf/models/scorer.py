@@ -72,7 +72,9 @@ class ScorerNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def _head(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float()
+        # bf16 has three digits, and differences of scores are what is learned: no autocast here
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float()
 
     def _link(self, head_output: Tensor) -> Tensor:
         if self.link == "luce":

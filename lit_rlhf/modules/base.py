@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.seed import settled_seed
@@ -97,15 +98,23 @@ class PhaseModule(L.LightningModule):
         for held in self.frozen():
             held.to(self.device)
 
+    def _reset_metrics(self) -> None:
+        # What `Trainer.validate` leaves are tensors of inference mode, which validation inside a fit cannot add to.
+        for child in self.modules():
+            if isinstance(child, Metric):
+                child.reset()
+
     # The module is on its device in these hooks, and not yet in `setup`.
     def on_fit_start(self) -> None:
         self._move_frozen()
 
     def on_validation_start(self) -> None:
         self._move_frozen()
+        self._reset_metrics()
 
     def on_test_start(self) -> None:
         self._move_frozen()
+        self._reset_metrics()
 
     def on_predict_start(self) -> None:
         self._move_frozen()

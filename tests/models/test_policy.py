@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models import head
@@ -95,6 +95,16 @@ def test_sequence_logprob_sums_over_the_response(tiny_llama):
 
 def test_dropout_is_disabled_everywhere():
     network = disable_dropout(PolicyNetwork(gpt2().train()))
+    batch = pack_trees(TREES)
+    assert torch.equal(network(batch).logprobs, network(batch).logprobs)
+
+
+def test_rates_that_layers_hold_as_numbers_are_dropout_too():
+    config = OPTConfig(
+        vocab_size=64, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
+        word_embed_proj_dim=16, max_position_embeddings=64, dropout=0.5, pad_token_id=0,
+    )  # fmt: skip
+    network = disable_dropout(PolicyNetwork(OPTForCausalLM(config).train()))
     batch = pack_trees(TREES)
     assert torch.equal(network(batch).logprobs, network(batch).logprobs)
 

@@ -51,6 +51,25 @@ def test_it_learns_the_preference():
     assert margin.item() == pytest.approx(trainer.callback_metrics["val/rewards/margins"].item(), abs=1e-5)
 
 
+def test_a_module_that_was_validated_can_be_fitted():
+    module, data = make_module(), PairDataModule(PAIRS, val_fraction=0.25, batch_size=4)
+    before = quiet_trainer().validate(module, datamodule=data, verbose=False)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(module, datamodule=data)
+    assert trainer.callback_metrics["val/loss"].item() < before[0]["val/loss"]
+
+
+def test_scores_are_fp32_under_autocast():
+    """In bf16 two scores around 100 would be 0.5 apart at the least."""
+    module = make_module()
+    with torch.no_grad():
+        module.network.head.bias.fill_(100.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = module.network(pack_trees(random_trees(6)))
+    assert scores.dtype == torch.float32
+    assert ((2 * scores).frac() != 0).any()
+
+
 def test_prompts_weigh_the_same_whatever_their_k():
     module = make_module()
     two, four = random_trees(1, most_responses=2)[0], four_responses()
