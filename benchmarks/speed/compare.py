@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.speed.conditions import conditions, load
 from benchmarks.speed.contest import Contest, result_row
 from benchmarks.speed.job import JSON, TRL_VERSION, Job, Measured, read_report
+from lit_rlhf.callbacks import write_beside_and_rename
 
 ROOT = Path(__file__).parents[2]
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
@@ -165,11 +166,8 @@ def key_of(row: JSON) -> tuple[str, str]:
 
 
 def write(out: Path, rows: Iterable[JSON]) -> None:
-    """Write the file beside and rename it, so that a stop leaves the old one or the new one."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    beside.write_text(json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, out)
+    """Write the rows so that a stop leaves the old file or the new one."""
+    write_beside_and_rename(out, json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n")
 
 
 def table(rows: Sequence[JSON]) -> str:
