@@ -42,9 +42,10 @@ class EpochPlan:
     Without `shuffle` trees stay in the file's order: exactly with `batch_size`; with `max_tokens` up to a few
     batches, which are filled side by side and are then the same in every epoch.
 
-    An epoch holds every tree once, or as often as its weight says. Left out is only what cannot be shared: where
-    so few fit together that the ranks would have to take unequal numbers of batches, every batch is one tree
-    and the last ones of the epoch's order, fewer than there are ranks, have none.
+    An epoch holds every tree once, or as often as its weight says, but for one case: so few fit together that
+    every batch is one tree, and the ranks cannot share these evenly. With `shuffle` the last ones of the epoch's
+    order, fewer than there are ranks, are then left out. Without it, as in validation and prediction, nothing may
+    be: the shortest are joined in pairs, over the budget if need be.
 
     Args:
         sizes: Tokens of each tree, at most `max_tokens`.
@@ -85,8 +86,7 @@ class EpochPlan:
         """Trees that no rank has in an epoch."""
         if self.max_tokens is None or self._slots is not None:
             return 0
-        kept = self.num_batches * self.world_size
-        return self.trees_an_epoch - kept if self._in_order is None else sum(map(len, self._in_order[kept:]))
+        return 0 if self._in_order else self.trees_an_epoch - self.num_batches * self.world_size
 
     def shares(self, epoch: int) -> list[list[Batch]]:
         """Each rank's batches of an epoch, `num_batches` of them."""
@@ -119,8 +119,10 @@ class EpochPlan:
         if self.shuffle:
             return self._settle_tokens(self.max_tokens) // self.world_size
         batches = _fill(self._draw.trees(_generator(self.seed, 0)), self.sizes, self.max_tokens)
-        self._in_order = _split_until_divisible(batches, self.world_size)
-        return len(batches) // self.world_size
+        self._in_order = _join_until_divisible(
+            _split_until_divisible(batches, self.world_size), self.sizes, self.world_size
+        )
+        return len(self._in_order) // self.world_size
 
     def _settle_tokens(self, max_tokens: int) -> int:
         """How many batches an epoch has over all ranks; a multiple of them.
@@ -237,4 +239,15 @@ def _split_until_divisible(batches: list[Batch], world_size: int) -> list[Batch]
         place = max(range(len(batches)), key=lambda place: len(batches[place]))
         batch = batches[place]
         batches[place : place + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    return batches
+
+
+def _join_until_divisible(batches: list[Batch], sizes: Sequence[int], world_size: int) -> list[Batch]:
+    """Join the two batches of fewest tokens until every rank can have as many."""
+    while len(batches) % world_size and len(batches) > world_size:
+        by_tokens = sorted(
+            range(len(batches)), key=lambda place: sum(sizes[index] for index in batches[place])
+        )
+        first, second = sorted(by_tokens[:2])
+        batches[first] = batches[first] + batches.pop(second)
     return batches

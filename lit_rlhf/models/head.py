@@ -44,7 +44,8 @@ def head_logprobs(causal_lm: PreTrainedModel, states: Tensor, tokens: Tensor, te
         return _OwnLogitsLogprobs.apply(logits if temperature == 1 else logits / temperature, labels)
 
     pieces = [
-        checkpoint(logprobs, part, labels, use_reentrant=False, preserve_rng_state=False)
+        # an adapter on the head may drop out: the second forward has to draw what the first drew
+        checkpoint(logprobs, part, labels, use_reentrant=False, preserve_rng_state=causal_lm.training)
         for part, labels in zip(*_chunks(causal_lm, states, tokens), strict=True)
     ]
     return torch.cat(pieces)

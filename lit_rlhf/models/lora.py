@@ -103,7 +103,7 @@ def add_lora(
         return None
     targets = settings.get("target_modules") or FAMILY_TARGETS.get(model.config.model_type, "all-linear")
     transposed = any(isinstance(module, Conv1D) for module in model.modules())  # as GPT-2's layers are
-    _refuse_tied_head(model, targets)
+    tied = _tied_weight(model)
     try:
         config = LoraConfig(**{**settings, "target_modules": targets, "fan_in_fan_out": transposed})
         config.base_model_name_or_path = model.name_or_path or None
@@ -114,6 +114,7 @@ def add_lora(
             f"model.lora: {error} The linear layers of {type(model).__name__} are {', '.join(sorted(linear))}; "
             "target_modules takes a list of these, a regular expression, or all-linear."
         ) from error
+    _refuse_tied(adapter, tied)
     _save_without_the_frozen(network)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = sum(p.numel() for p in network.parameters())
@@ -131,16 +132,21 @@ def weights_without_adapters(model: nn.Module) -> Iterator[tuple[str, nn.Paramet
             yield name.replace(".base_layer.", "."), weight
 
 
-def _refuse_tied_head(model: PreTrainedModel, targets: Any) -> None:
+def _tied_weight(model: PreTrainedModel) -> nn.Parameter | None:
+    """The weight that input embeddings and language-model head share; None where they do not."""
     head = model.get_output_embeddings()
-    if head is None or head.weight is not model.get_input_embeddings().weight:
-        return
-    name = next(name for name, module in model.named_modules() if module is head)
-    if not isinstance(targets, str) and name.rsplit(".", 1)[-1] in {t.rsplit(".", 1)[-1] for t in targets}:
-        raise ValueError(
-            f"model.lora.target_modules: {name} of {type(model).__name__} shares its weights with the input "
-            "embeddings, and an adapter on it could not be merged without changing them. Leave it out."
-        )
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    return head.weight if tied else None
+
+
+def _refuse_tied(adapter: LoraAdapter, tied: nn.Parameter | None) -> None:
+    for name, layer in adapter.tuner.model.named_modules():
+        if isinstance(layer, BaseTunerLayer) and layer.get_base_layer().weight is tied:
+            raise ValueError(
+                f"model.lora.target_modules: {name} of {type(adapter.tuner.model).__name__} is one of the two that "
+                "share their weights, input embeddings and head: an adapter on one could not be merged without "
+                "changing the other. Leave it out."
+            )
 
 
 def _save_without_the_frozen(network: nn.Module) -> None:

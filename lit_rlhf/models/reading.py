@@ -28,6 +28,8 @@ MIN_MEAN_SEGMENT = 32
 """Tokens: below it one call a segment costs more than the padding it saves."""
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 """Kinds of layer whose every look at other tokens goes through the attention that is replaced."""
+ATTENTION_NAMES = ("self_attn", "attn", "attention")
+"""What layers call their attention, in the families of transformers."""
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +82,20 @@ def why_not_trees(model: PreTrainedModel) -> str | None:
         return f"it has layers of {', '.join(sorted(other_layers))}"
     if getattr(config, "sliding_window", None) and not _hands_on_its_window(model):
         return "its sliding window is in its mask alone"
+    if not _hands_on_segments(model):
+        return "its layers do not tell their attention of the segments"
     if any(name.endswith("sinks") for name, _ in model.named_parameters()):
         return "its attention has sinks"
     return None
+
+
+def _hands_on_segments(model: PreTrainedModel) -> bool:
+    """Whether what the layers are called with reaches their attention: read off the source too."""
+    for module in model.modules():
+        if any(isinstance(getattr(module, name, None), torch.nn.Module) for name in ATTENTION_NAMES):
+            source = inspect.getsource(type(module).forward)
+            return re.search(rf"self\.({'|'.join(ATTENTION_NAMES)})\(.*?\*\*kwargs", source, re.S) is not None
+    return True
 
 
 def _hands_on_its_window(model: PreTrainedModel) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.models.loading import resolve_model_name
+from lit_rlhf.models.reference import Frozen
 from lit_rlhf.ops.noise import seed_from
 from lit_rlhf.records import LossOutput, ResponseTrees
 from lit_rlhf.rollout.sampling import SamplingSettings, sample_responses
@@ -95,17 +97,23 @@ class PhaseModule(L.LightningModule):
         return []
 
     def _move_frozen(self) -> None:
+        precision = self.trainer.precision_plugin
         for held in self.frozen():
             held.to(self.device)
+            if isinstance(held, Frozen) and isinstance(precision, HalfPrecision | DoublePrecision):
+                precision.convert_module(held.network)  # the weights of what it is compared with were, too
 
     def _reset_metrics(self) -> None:
-        # What `Trainer.validate` leaves are tensors of inference mode, which validation inside a fit cannot add to.
+        # What `Trainer.validate` leaves are tensors of inference mode, which validation inside a fit cannot add to;
+        # and sums over an epoch, which a bf16 network would turn to bf16, stand still after a few hundred batches.
         for child in self.modules():
             if isinstance(child, Metric):
+                child.set_dtype(torch.float32)
                 child.reset()
 
     # The module is on its device in these hooks, and not yet in `setup`.
     def on_fit_start(self) -> None:
+        self._window = []  # an earlier fit may have ended inside an accumulation window
         self._move_frozen()
 
     def on_validation_start(self) -> None:
@@ -185,6 +193,8 @@ class PhaseModule(L.LightningModule):
         rank's last micro-batch. Call it after :meth:`mean_loss`.
         """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its logger connector
+        if not every:  # as Lightning has it: never
+            return
         due = (self.trainer.global_step + 1) % every == 0
         if not (due or self.trainer.is_last_batch):
             return

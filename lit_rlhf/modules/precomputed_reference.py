@@ -185,7 +185,11 @@ class PrecomputedReference:
         file = files[split]
         known = None
         if module.global_rank == 0:
-            known = self._read(file, split, {other.identity.key for other in files.values()})
+            trial = module.trainer.fast_dev_run or any(  # type: ignore[attr-defined]  # an int or a share, or 1.0
+                limit not in (1.0, None)
+                for limit in (module.trainer.limit_train_batches, module.trainer.limit_val_batches)
+            )
+            known = self._read(file, split, {other.identity.key for other in files.values()}, bool(trial))
         logprobs = _of_rank_0(module, known)
         if not logprobs.isnan().any():
             return logprobs
@@ -206,7 +210,7 @@ class PrecomputedReference:
             _say(f"written to {path}" if path else "kept in memory and in checkpoints only")
         return logprobs
 
-    def _read(self, file: ReferenceFile, split: Split, in_use: set[str]) -> Tensor:
+    def _read(self, file: ReferenceFile, split: Split, in_use: set[str], trial: bool) -> Tensor:
         """What is on disk, ``[N]``, NaN where nothing is known; says what is missing, and why."""
         parts = file.read_parts()
         whole = file.read()  # after the parts, which another process may put together now
@@ -223,6 +227,8 @@ class PrecomputedReference:
             )
         else:
             _say(f"computing {rows} {split} rows, once ({_why(file.identity, others)})")
+        if trial:
+            _say("all rows, though this is a trial of a few; reference_storage: frozen needs those few alone")
         new = [path for path, _ in others if path not in self._named]
         self._named.update(new)
         if new:

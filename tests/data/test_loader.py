@@ -161,7 +161,7 @@ def test_weights_draw_rows_more_or_less_often() -> None:
 
 def test_weights_that_leave_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="fewer rows than ranks"):
-        TreeLoader(trees(2), batch_size=2, weights=[0.1, 0.1])
+        TreeLoader(trees(2), batch_size=2, weights=[0.1, 0.1], world_size=2)
 
 
 @pytest.mark.parametrize("size", [{"batch_size": 3}, {"max_tokens": 9}])

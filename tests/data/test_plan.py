@@ -101,6 +101,22 @@ def test_rounds_of_longest_first_by_hand() -> None:
     assert (one, other) == ([0, 1, 2], [3, 4])
 
 
+def test_nothing_is_left_out_without_shuffle():
+    plan = EpochPlan([10, 9, 8, 7, 6], max_tokens=10, world_size=2, shuffle=False)
+    assert plan.num_left_out == 0
+    shares = plan.shares(0)
+    assert [len(batches) for batches in shares] == [2, 2]
+    assert sorted(index for batches in shares for batch in batches for index in batch) == [0, 1, 2, 3, 4]
+    assert [3, 4] in [batch for batches in shares for batch in batches]  # the shortest two
+
+
+def test_rows_of_a_small_fraction_are_rare_and_not_left_out_for_good():
+    plan = EpochPlan([5] * 7, batch_size=8, weights=[0.1, 0.1, 0.1, 0.1, 2.5, 1.0, 1.0])
+    epochs = [[index for batch in plan.shares(epoch)[0] for index in batch] for epoch in range(40)]
+    assert all(len(epoch) == 1 + 3 + 2 for epoch in epochs)
+    assert {index for epoch in epochs for index in epoch} == set(range(7))
+
+
 @pytest.mark.parametrize(("budget", "mean_fill", "worst_fill"), [(1024, 0.96, 0.94), (2048, 0.965, 0.955)])
 @pytest.mark.parametrize("world", [1, 8])
 def test_batches_are_full_and_even(budget: int, mean_fill: float, worst_fill: float, world: int) -> None:

@@ -154,9 +154,16 @@ def test_a_family_of_windows_takes_trees_where_the_window_is_off():
     assert why_not_trees(Qwen2MoeForCausalLM(config)) is None
 
 
-def test_a_model_that_loses_the_segments_is_an_error_and_no_leak():
+def test_a_model_that_loses_the_segments_takes_padded_rows():
     model = StableLmForCausalLM(StableLmConfig(**SIZES))
-    choose_attention(model, "trees")
+    assert why_not_trees(model) == "its layers do not tell their attention of the segments"
+    choose_attention(model)
+    assert not reading.reads_flat(model.base_model, pack_trees(random_trees(2)))
+
+
+def test_segments_that_are_lost_all_the_same_are_an_error_and_no_leak():
+    model = StableLmForCausalLM(StableLmConfig(**SIZES))
+    model.set_attn_implementation(reading.NAME)
     with pytest.raises(
         NotImplementedError, match=r"StableLmAttention is not handed .* model.attention: padded"
     ):

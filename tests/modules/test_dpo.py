@@ -44,11 +44,13 @@ class FirstLoss(DPOModule):
         return output
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
 @pytest.mark.parametrize("storage", ["frozen", "precomputed"])
-def test_the_loss_starts_at_ln_2(storage):
+def test_the_loss_starts_at_ln_2(storage, precision):
     torch.manual_seed(0)
     module = FirstLoss(make_llama(TOKENIZER), optimizer=adam, tokenizer=TOKENIZER, reference_storage=storage)
-    quiet_trainer().fit(module, datamodule=PairDataModule(PAIRS, batch_size=4))
+    data = PairDataModule(PAIRS, batch_size=4)
+    quiet_trainer(precision=precision).fit(module, datamodule=data)
     assert module.losses[0] == pytest.approx(math.log(2), abs=1e-5)
     assert module.losses[-1] < 0.6
 

@@ -12,7 +12,7 @@ from lit_rlhf import DemonstrationDataModule, SFTModule
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.records import Tree
 from tests.conftest import make_llama, make_tokenizer
-from tests.modules.training import quiet_trainer, sgd, weights_of
+from tests.modules.training import quiet_trainer, random_trees, sgd, weights_of
 
 TOKENIZER = make_tokenizer()
 ROWS = [{"prompt": f"the soup {i}", "response": " is tasty" * (1 + i % 4)} for i in range(20)]
@@ -156,6 +156,58 @@ def test_a_loss_that_is_no_number_stops_with_the_rows(tiny_model_dir):
         FloatingPointError, match=r"The loss is nan at epoch 0, update 0, on rows rows:1, rows:2"
     ):
         quiet_trainer().fit(module, datamodule=DemonstrationDataModule(ROWS, batch_size=2, shuffle=False))
+
+
+def test_validation_sums_do_not_stand_still_in_bf16():
+    """A running sum in bf16 adds nothing to itself once it is 256 times the next term."""
+    rows = [{"prompt": f"the soup {i}", "response": " is tasty ."} for i in range(600)]
+    losses = []
+    for precision in ("32-true", "bf16-true"):
+        torch.manual_seed(0)
+        module = SFTModule(make_llama(TOKENIZER), tokenizer=TOKENIZER)
+        data = DemonstrationDataModule(val_path=rows, batch_size=1)
+        trainer = quiet_trainer(precision=precision)
+        losses.append(trainer.validate(module, datamodule=data, verbose=False)[0]["val/loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_an_interrupted_window_is_not_counted_in_the_next_fit():
+    """Stopped after two of four micro-batches, the next fit's first update is that of a fresh module."""
+    batches = [pack_trees(random_trees(2, seed=number)) for number in range(4)]
+    moved = []
+    for interrupted in (False, True):
+        torch.manual_seed(0)
+        module = SFTModule(make_llama(TOKENIZER), tokenizer=TOKENIZER, optimizer=sgd)
+        if interrupted:
+            with pytest.raises(RuntimeError, match="pulled"):
+                quiet_trainer(accumulate_grad_batches=4).fit(module, Batches(batches, pulled_after=2))
+        module.zero_grad()
+        before = weights_of(module.network)
+        quiet_trainer(accumulate_grad_batches=4).fit(module, Batches(batches))
+        moved.append(weights_of(module.network) - before)
+    assert torch.allclose(moved[0], moved[1], atol=1e-7)
+
+
+class Batches:
+    """These batches in order, or some of them, until the plug is pulled."""
+
+    def __init__(self, batches, pulled_after=None):
+        self.batches, self.pulled_after = batches, pulled_after
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        yield from self.batches[: self.pulled_after]
+        if self.pulled_after is not None:
+            raise RuntimeError("pulled")
+
+
+def test_logging_every_zero_steps_is_never():
+    module = SFTModule(make_llama(TOKENIZER), tokenizer=TOKENIZER)
+    trainer = quiet_trainer(log_every_n_steps=0)
+    trainer.fit(module, Batches([pack_trees(random_trees(2))]))
+    assert "train/loss" not in trainer.logged_metrics
 
 
 def test_prompts_without_responses_are_refused():
