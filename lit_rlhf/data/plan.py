@@ -45,7 +45,7 @@ class EpochPlan:
     An epoch holds every tree once, or as often as its weight says, but for one case: so few fit together that
     every batch is one tree, and the ranks cannot share these evenly. With `shuffle` the last ones of the epoch's
     order, fewer than there are ranks, are then left out. Without it, as in validation and prediction, nothing may
-    be: the shortest are joined in pairs, over the budget if need be.
+    be: the shortest are joined, over the budget if need be.
 
     Args:
         sizes: Tokens of each tree, at most `max_tokens`.
@@ -84,9 +84,9 @@ class EpochPlan:
     @property
     def num_left_out(self) -> int:
         """Trees that no rank has in an epoch."""
-        if self.max_tokens is None or self._slots is not None:
+        if self.max_tokens is None or self._slots is not None or self._in_order is not None:
             return 0
-        return 0 if self._in_order else self.trees_an_epoch - self.num_batches * self.world_size
+        return self.trees_an_epoch - self.num_batches * self.world_size
 
     def shares(self, epoch: int) -> list[list[Batch]]:
         """Each rank's batches of an epoch, `num_batches` of them."""

@@ -96,7 +96,7 @@ def add_lora(
             is left as it is.
 
     Raises:
-        ValueError: no layer has such a name, or a tied head was to be adapted.
+        ValueError: no layer has such a name, or one that shares its weights with another was to be adapted.
     """
     if settings is None:
         network.register_load_state_dict_pre_hook(_refuse_adapters)

@@ -11,7 +11,7 @@ from lit_rlhf import DPOModule, PairDataModule
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
 from tests.conftest import make_llama, make_tokenizer
-from tests.modules.training import quiet_trainer, random_trees, weights_of
+from tests.modules.training import WatchedDPO, quiet_trainer, random_trees, weights_of
 
 TOKENIZER = make_tokenizer()
 PAIRS = [
@@ -34,21 +34,11 @@ def _own_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-class FirstLoss(DPOModule):
-    """Keeps the training losses."""
-
-    def compute_loss(self, batch):
-        output = super().compute_loss(batch)
-        if self.trainer.training:
-            self.losses = [*getattr(self, "losses", []), (output.total / output.count).item()]
-        return output
-
-
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
 @pytest.mark.parametrize("storage", ["frozen", "precomputed"])
 def test_the_loss_starts_at_ln_2(storage, precision):
     torch.manual_seed(0)
-    module = FirstLoss(make_llama(TOKENIZER), optimizer=adam, tokenizer=TOKENIZER, reference_storage=storage)
+    module = WatchedDPO(make_llama(TOKENIZER), optimizer=adam, tokenizer=TOKENIZER, reference_storage=storage)
     data = PairDataModule(PAIRS, batch_size=4)
     quiet_trainer(precision=precision).fit(module, datamodule=data)
     assert module.losses[0] == pytest.approx(math.log(2), abs=1e-5)

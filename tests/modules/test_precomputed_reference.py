@@ -22,7 +22,7 @@ from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.modules import dpo, precomputed_reference, reference_cache
 from tests.conftest import make_llama, make_tokenizer
 from tests.distributed import run_distributed
-from tests.modules.training import quiet_trainer, weights_of
+from tests.modules.training import WatchedDPO, quiet_trainer, weights_of
 
 TOKENIZER = make_tokenizer()
 WORDS = ["soup", "cake", "train", "hotel", "lamp", "tasty", "late", "big", "fresh"]
@@ -33,16 +33,6 @@ PAIRS = [
 REFERENCES = "pairs.jsonl.reference-*"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
-
-
-class Watched(DPOModule):
-    """Keeps the training losses."""
-
-    def compute_loss(self, batch):
-        output = super().compute_loss(batch)
-        if self.trainer.training:
-            self.losses = [*getattr(self, "losses", []), (output.total / output.count).item()]
-        return output
 
 
 @pytest.fixture
@@ -93,9 +83,9 @@ def write_pairs(pairs: list[dict[str, str]], name: str = "pairs.jsonl") -> None:
     Path(name).write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
 
 
-def make_module(storage: str = "precomputed", model: Any = "model", **settings: Any) -> Watched:
+def make_module(storage: str = "precomputed", model: Any = "model", **settings: Any) -> WatchedDPO:
     settings = {"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=1e-3), **settings}
-    return Watched(model, reference_storage=storage, **settings)
+    return WatchedDPO(model, reference_storage=storage, **settings)
 
 
 def data(**settings: Any) -> PairDataModule:
@@ -263,7 +253,7 @@ def test_a_reference_of_its_own_is_loaded_once_and_let_go(folder, monkeypatch):
     monkeypatch.setattr(PolicyNetwork, "__init__", counted)
     while_training = []
 
-    class Counting(Watched):
+    class Counting(WatchedDPO):
         def on_train_batch_start(self, batch, batch_idx):
             gc.collect()
             while_training.append(len(alive))

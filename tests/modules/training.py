@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from lit_rlhf.records import Comparison, Tree
+from lit_rlhf import DPOModule
+from lit_rlhf.records import Comparison, LossOutput, Tree
 
 
 def quiet_trainer(**settings: Any) -> L.Trainer:
@@ -56,3 +57,15 @@ def random_trees(count: int, seed: int = 0, most_responses: int = 4) -> list[Tre
 def weights_of(module: torch.nn.Module) -> torch.Tensor:
     """All parameters in one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+class WatchedDPO(DPOModule):
+    """Keeps the training losses."""
+
+    losses: list[float]
+
+    def compute_loss(self, batch: Any) -> LossOutput:
+        output = super().compute_loss(batch)
+        if self.trainer.training:
+            self.losses = [*getattr(self, "losses", []), (output.total / output.count).item()]
+        return output
