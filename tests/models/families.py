@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -18,6 +20,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from lit_rlhf.models.reading import predicting_states
+from lit_rlhf.records import ResponseTrees
 from tests.conftest import make_llama, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -54,3 +58,15 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)),
     "mistral, sliding window": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)),
 }
+
+
+def gradients_without_and_with_checkpointing(model: PreTrainedModel, batch: ResponseTrees) -> list[Tensor]:
+    """Two flat gradients of the trunk, of the sum of squares of the states that predict."""
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.zero_grad()
+        predicting_states(model.base_model, batch).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.base_model.parameters()]))
+    return gradients

@@ -20,7 +20,7 @@ from lit_rlhf.models.flex_attention import BLOCK, BlockMasks, Kernel, Segment, b
 from lit_rlhf.models.reading import choose_attention, last_states, predicting_states, reads_flat
 from lit_rlhf.records import Tree
 from tests.conftest import make_llama, make_tokenizer
-from tests.models.families import FAMILIES
+from tests.models.families import FAMILIES, gradients_without_and_with_checkpointing
 from tests.modules.training import random_trees
 
 TOKENIZER = make_tokenizer()
@@ -189,13 +189,7 @@ def test_short_segments_take_the_flat_row_where_it_is_one_call(calls: Calls):
 def test_activation_checkpointing_recomputes_under_the_same_mask(calls: Calls):
     model = make_llama(TOKENIZER, head_dim=16).train()
     choose_attention(model, "trees")
-    gradients = []
-    for checkpointing in (False, True):
-        if checkpointing:
-            model.activation_checkpointing_enable()
-        model.zero_grad()
-        predicting_states(model.base_model, pack_trees(random_trees(4))).square().sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.base_model.parameters()]))
+    gradients = gradients_without_and_with_checkpointing(model, pack_trees(random_trees(4)))
     layers = model.config.num_hidden_layers
     assert len(calls.masks) == 3 * layers and len(set(map(id, calls.masks))) == 2
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5 * gradients[0].abs().max().item())

@@ -29,7 +29,7 @@ from lit_rlhf.models.reading import (
 from lit_rlhf.models.tree_attention import NAME, tree_attention
 from lit_rlhf.records import Tree
 from tests.conftest import make_llama, make_tokenizer
-from tests.models.families import FAMILIES, SIZES
+from tests.models.families import FAMILIES, SIZES, gradients_without_and_with_checkpointing
 from tests.modules.training import random_trees
 
 TOKENIZER = make_tokenizer()
@@ -90,15 +90,8 @@ def test_edges_agree():
 
 def test_activation_checkpointing_recomputes_the_same_attention():
     model = make_llama(TOKENIZER).train()
-    batch = pack_trees(random_trees(4))
     choose_attention(model, "trees")
-    gradients = []
-    for checkpointing in (False, True):
-        if checkpointing:
-            model.activation_checkpointing_enable()
-        model.zero_grad()
-        predicting_states(model.base_model, batch).square().sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.base_model.parameters()]))
+    gradients = gradients_without_and_with_checkpointing(model, pack_trees(random_trees(4)))
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5 * gradients[0].abs().max().item())
 
 
