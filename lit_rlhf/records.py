@@ -47,6 +47,17 @@ class Comparison:
     """By how much it is better, in units of the score; 0 where nobody said."""
     weight: float = 1.0
     """How much the comparison counts."""
+    tie: float = 0.0
+    """Share of the judgements that were ties; `target` has half of it."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One annotator's judgement of the two responses of a row."""
+
+    annotator: str
+    choice: float
+    """1 = the first response is better, 0 = the second, 1/2 = a tie."""
 
 
 @dataclass
@@ -58,6 +69,10 @@ class Row:
     comparisons: list[Comparison] = field(default_factory=list)
     ranks: list[float | None] | None = None
     """Per response, 1 = best, equal = tie, None = not judged."""
+    ratings: list[float | None] | None = None
+    """Per response what somebody gave it, higher = better, None = not rated; in the annotator's own scale."""
+    votes: list[Vote] = field(default_factory=list)
+    """Where several people judged the same two responses; `comparisons` is what was made of them."""
     is_text: bool = False
     """A `text` row: no prompt, and text over the limit is cut into windows instead of truncated."""
     domain: str | None = None
@@ -79,6 +94,7 @@ class Tree:
     """Per response, True where the token counts (the EOS does)."""
     comparisons: list[Comparison] = field(default_factory=list)
     ranks: list[float | None] | None = None
+    ratings: list[float | None] | None = None
     domain: str | None = None
     annotator: str | None = None
     id: str = ""
@@ -121,8 +137,12 @@ class ResponseTrees:
     """Float ``[C]``, in units of the score."""
     weight: Tensor
     """Float ``[C]``; see :class:`Comparison`."""
+    tie: Tensor
+    """Float ``[C]``: share of the judgements that were ties, half of it in `target`."""
     ranks: Tensor
     """Float ``[N]``, 1 = best, NaN = not judged."""
+    ratings: Tensor
+    """Float ``[N]``, higher = better, in the scale of the row's annotator, NaN = not rated."""
     domains: list[str | None]
     """One per tree."""
     annotators: list[str | None]

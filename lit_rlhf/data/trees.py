@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,7 @@ def plant_tree(
         [mask for _, mask in branches],
         row.comparisons,
         row.ranks,
+        row.ratings,
         row.domain,
         row.annotator,
         row.id or row.place,
@@ -101,8 +103,9 @@ def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) 
     responses: list[int] = []
     starts: list[int] = []
     tree_index: list[int] = []
-    comparisons: list[tuple[int, int, float, float, float]] = []
+    comparisons: list[tuple[int, int, float, float, float, float]] = []
     ranks: list[float] = []
+    ratings: list[float] = []
     for place, tree in enumerate(trees):
         first, length = len(tree_index), len(tree.prompt_ids)
         if not length or not all(tree.response_ids):
@@ -120,14 +123,14 @@ def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) 
             starts.append(length)
             tree_index.append(place)
         comparisons += [
-            (first + c.better, first + c.worse, c.target, c.margin, c.weight) for c in tree.comparisons
+            (first + c.better, first + c.worse, c.target, c.margin, c.weight, c.tie) for c in tree.comparisons
         ]
-        given = tree.ranks if tree.ranks is not None else [None] * len(tree.response_ids)
-        ranks += [float("nan") if rank is None else float(rank) for rank in given]
+        ranks += _numbers(tree.ranks, len(tree.response_ids))
+        ratings += _numbers(tree.ratings, len(tree.response_ids))
     lengths = torch.tensor(segments, dtype=torch.long)
     # Of each segment: the position of its first token less that token's place in the row.
     shifts = torch.tensor(starts, dtype=torch.long) - lengths.cumsum(0) + lengths
-    better, worse, target, margin, weight = zip(*comparisons, strict=True) if comparisons else ((),) * 5
+    better, worse, target, margin, weight, tie = zip(*comparisons, strict=True) if comparisons else ((),) * 6
     return ResponseTrees(
         input_ids=torch.frombuffer(input_ids, dtype=torch.long),
         position_ids=torch.arange(len(input_ids)) + shifts.repeat_interleave(lengths),
@@ -141,7 +144,9 @@ def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) 
         target=torch.tensor(target, dtype=torch.float32),
         margin=torch.tensor(margin, dtype=torch.float32),
         weight=torch.tensor(weight, dtype=torch.float32),
+        tie=torch.tensor(tie, dtype=torch.float32),
         ranks=torch.tensor(ranks, dtype=torch.float32),
+        ratings=torch.tensor(ratings, dtype=torch.float32),
         domains=[tree.domain for tree in trees],
         annotators=[tree.annotator for tree in trees],
         row_ids=[tree.id for tree in trees],
@@ -149,6 +154,13 @@ def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) 
             [-1] * len(trees) if row_indices is None else list(row_indices), dtype=torch.long
         ),
     )
+
+
+def _numbers(values: Sequence[float | None] | None, count: int) -> list[float]:
+    """One number a response, NaN where there is none."""
+    if values is None:
+        return [math.nan] * count
+    return [math.nan if value is None else float(value) for value in values]
 
 
 def _text_windows(row: Row, encoder: TextEncoder, window: int | None) -> list[Tree]:
