@@ -22,16 +22,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from lit_rlhf import metrics
+from lit_rlhf.losses.contrastive import contrastive_views, simcse_loss, sinkhorn, swav_loss
+from lit_rlhf.losses.meta import difference_loss
 from lit_rlhf.losses.policy import clipped_policy_loss, clipped_value_loss
 from lit_rlhf.losses.preference import dpo_loss, implicit_reward
-from lit_rlhf.losses.reward import bradley_terry_loss
+from lit_rlhf.losses.rankings import best_of_k_loss, plackett_luce_loss
+from lit_rlhf.losses.reward import bradley_terry_loss, centering_penalty, uniform_error_loss
 from lit_rlhf.losses.sft import sft_loss
 from lit_rlhf.ops import kl
 from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards
 from lit_rlhf.ops.logprobs import token_entropy, token_logprobs
 from lit_rlhf.ops.masking import masked_mean, masked_sum, masked_whiten
+from lit_rlhf.ops.normalization import gain_and_bias
+from lit_rlhf.ops.strength import preference_strength
 
 Outputs = dict[str, Any]
 """By name a tensor, a number, a list of dicts; or ``(tensor, mask)``: compared where the mask is True."""
@@ -125,7 +131,7 @@ def dpo_from_logprobs(case: Case) -> Outputs:
 
 
 def reward_model(case: Case) -> Outputs:
-    case.only("alpha")
+    case.only("alpha", "p_uniform", "center_rewards_coefficient")
     if "strength_chosen" in case.inputs:
         chosen, rejected = (case.inputs[f"strength_{side}"].log() for side in ("chosen", "rejected"))
     else:
@@ -136,10 +142,18 @@ def reward_model(case: Case) -> Outputs:
     if "loss_margin" in case.outputs:  # one case with both losses
         outputs["loss_margin"] = bradley_terry_loss(chosen, rejected, margin=margin).mean()
         margin = 0.0
-    per_pair = bradley_terry_loss(chosen, rejected, target=1 - case.params.get("alpha", 0.0), margin=margin)
-    outputs |= {"per_pair_loss": per_pair, "loss": per_pair.mean()}
+    target = 1 - case.params.get("alpha", 0.0)
+    if "p_uniform" in case.params:
+        per_pair = uniform_error_loss(chosen, rejected, case.params["p_uniform"], target, margin)
+    else:
+        per_pair = bradley_terry_loss(chosen, rejected, target, margin)
+    loss = per_pair.mean()
+    coefficient = case.params.get("center_rewards_coefficient")
+    if coefficient is not None:
+        loss = loss + coefficient * centering_penalty(chosen, rejected).mean()
+    outputs |= {"per_pair_loss": per_pair, "loss": loss, "mean_margin": (chosen - rejected).mean()}
     if chosen.requires_grad:
-        outputs |= gradients(outputs["loss"], grad_chosen=chosen, grad_rejected=rejected)
+        outputs |= gradients(loss, grad_chosen=chosen, grad_rejected=rejected)
     accuracy = metrics.PairAccuracy()
     accuracy.update(chosen, rejected, torch.ones_like(chosen))
     return outputs | {"accuracy": accuracy.compute()}
@@ -147,13 +161,74 @@ def reward_model(case: Case) -> Outputs:
 
 def ranking(case: Case) -> Outputs:
     (scores,) = case.leaves("rewards")
-    if "ranking_best_first" not in case.inputs:
-        raise NotBuiltError("best of K")
-    best_first = scores.gather(1, case.inputs["ranking_best_first"])
-    better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
-    losses = bradley_terry_loss(best_first[:, better], best_first[:, worse]).mean(dim=1)
+    num_prompts, num_responses = scores.shape
+    tree_index = torch.arange(num_prompts).repeat_interleave(num_responses)
+    if "best" in case.inputs:
+        ranks = torch.full_like(scores, 2.0).scatter(1, case.inputs["best"][:, None], 1.0)
+        losses = best_of_k_loss(scores.flatten(), ranks.flatten(), tree_index, ties="half")
+        return {"per_prompt_loss": losses, "loss": losses.mean()}
+    best_first = case.inputs["ranking_best_first"]
+    ranks = 1.0 + best_first.argsort(1)
+    listwise = plackett_luce_loss(scores.flatten(), ranks.flatten(), tree_index, ties="half")
+    better, worse = torch.triu_indices(num_responses, num_responses, offset=1)
+    in_order = scores.gather(1, best_first)
+    pairwise = bradley_terry_loss(in_order[:, better], in_order[:, worse]).mean(dim=1)
     # Prompts' gradients are kept apart: the file has that of each prompt's own loss.
-    return {"pairwise_mean_loss": losses, **gradients(losses.sum(), grad_pairwise=scores)}
+    return {
+        "plackett_luce_nll": listwise,
+        "pairwise_mean_loss": pairwise,
+        **gradients(listwise.sum(), grad_plackett_luce=scores),
+        **gradients(pairwise.sum(), grad_pairwise=scores),
+    }
+
+
+def simcse(case: Case) -> Outputs:
+    case.only("tau")
+    first, second = case.leaves("h_s", "h_t")
+    per_example = simcse_loss(first, second, case.params["tau"])
+    loss = per_example.mean()
+    return {"per_example": per_example, "loss": loss, **gradients(loss, grad_h_s=first, grad_h_t=second)}
+
+
+def swav(case: Case) -> Outputs:
+    case.only("tau", "epsilon", "sinkhorn_iterations", "K")
+    first, second, prototypes = (case.inputs[name] for name in ("h_s", "h_t", "prototypes_unit"))
+    epsilon, iterations = case.params["epsilon"], case.params["sinkhorn_iterations"]
+    losses = swav_loss(first, second, prototypes, case.params["tau"], epsilon, iterations)
+    scores = {side: normalize(case.inputs[f"h_{side}"]) @ prototypes.T for side in "st"}
+    return {
+        "scores_s": scores["s"],
+        "scores_t": scores["t"],
+        "q_s": sinkhorn(scores["s"], epsilon, iterations),
+        "q_t": sinkhorn(scores["t"], epsilon, iterations),
+        "loss_mean_of_two": losses.mean() / 2,
+        "loss_sum_secrets2_eq7": losses.mean(),
+    }
+
+
+def views(case: Case) -> Outputs:
+    features = case.inputs["f_chosen"], case.inputs["f_rejected"]
+    return {
+        "pairs": contrastive_views(*features, on="responses"),
+        "differences": contrastive_views(*features, on="differences"),
+    }
+
+
+def meta_difference(case: Case) -> Outputs:
+    scores = case.inputs["scores"]
+    tree_index = torch.arange(len(scores)).repeat_interleave(case.params["k"])
+    return {"J": difference_loss(scores.flatten(), tree_index)}
+
+
+def strength(case: Case) -> Outputs:
+    return dict(zip(("mean", "std"), preference_strength(case.inputs["d"]), strict=True))
+
+
+def reward_norm(case: Case) -> Outputs:
+    old_mean, old_std = (
+        torch.as_tensor(case.inputs[name], dtype=torch.float64) for name in ("old_mean", "old_std")
+    )
+    return dict(zip(("gain", "bias"), gain_and_bias(old_mean, old_std, **case.params), strict=True))
 
 
 def only_token_mean(case: Case) -> None:
@@ -325,6 +400,12 @@ CHECKS: list[tuple[str, Callable[[Case], Outputs]]] = [
     ("dpo_openrlhf/*", dpo_from_logprobs),
     ("rm/*", reward_model),
     ("ranking/*", ranking),
+    ("contrastive/simcse", simcse),
+    ("contrastive/swav", swav),
+    ("contrastive/views", views),
+    ("meta_rm/*", meta_difference),
+    ("preference_strength", strength),
+    ("reward_norm", reward_norm),
     ("ppo/policy_*", ppo_policy),
     ("ppo/value_*", ppo_value),
     ("ppo/reward_placement*", reward_placement),
