@@ -19,7 +19,7 @@ from lit_rlhf.data.sources import Split
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.data.tree_datamodule import TreeDataModule
 from lit_rlhf.models.loading import resolve_model_name
-from lit_rlhf.records import Tree
+from lit_rlhf.records import Tree, Vote
 
 STYLES = {"prompt": "cyan", "counted": "bold green", "uncounted": "dim", "eos": "bold reverse magenta"}
 MEANING = {
@@ -55,6 +55,7 @@ class CheckCommandLine(CommandLine):
                 "Subclass TreeDataModule, or look at it with --trainer.fast_dev_run true.",
             )
         self.model_name = resolve_model_name(arguments.get("model"))
+        self.data.module_arguments = {name: arguments.get(name) for name in ("ties", "loss")}
         self.new_tokens = arguments.get("max_new_tokens") or 0
         if self.data.tokenizer is None:
             self.data.tokenizer = load_tokenizer(self.model_name)
@@ -100,8 +101,8 @@ def show(data: TreeDataModule, model_name: str, console: Console, new_tokens: in
     if split is None:
         refuse("there is no row that can be used.")
     say(console, f"\nthe first row of {split}:")
-    tree = data.trees(split)[0]  # type: ignore[arg-type]
-    console.print(example_text(labelled_parts(tree, encoder)), soft_wrap=True)
+    tree, row = data.trees(split)[0], data.rows(split)[0]  # type: ignore[arg-type]
+    console.print(example_text(labelled_parts(tree, encoder, row.votes)), soft_wrap=True)
 
 
 def check_length(data: TreeDataModule, model_name: str, console: Console, new_tokens: int) -> None:
@@ -117,26 +118,36 @@ def check_length(data: TreeDataModule, model_name: str, console: Console, new_to
     data.check_positions(config, splits, new_tokens)
 
 
-def labelled_parts(tree: Tree, encoder: TextEncoder) -> list[tuple[str, str]]:
+def labelled_parts(tree: Tree, encoder: TextEncoder, votes: Sequence[Vote] = ()) -> list[tuple[str, str]]:
     """The tree as text in parts, before each response a line that says how it was judged."""
     parts: list[tuple[str, str]] = []
-    for judged, ids, mask in zip(judgements(tree), tree.response_ids, tree.response_masks, strict=True):
+    for judged, ids, mask in zip(
+        judgements(tree, votes), tree.response_ids, tree.response_masks, strict=True
+    ):
+        word, _, detail = judged.partition(", ")
         # The tree with this response alone: a part of the whole example does not say whose it is.
         prompt, *response = example_parts(replace(tree, response_ids=[ids], response_masks=[mask]), encoder)
-        parts += [*([] if parts else [prompt]), *([("", judged)] if judged else []), *response]
+        parts += [*([] if parts else [prompt]), *([(detail, word)] if word else []), *response]
     return parts or list(example_parts(tree, encoder))
 
 
-def judgements(tree: Tree) -> list[str]:
-    """What the data says of each response, in a word or two; empty where it says nothing."""
+def judgements(tree: Tree, votes: Sequence[Vote] = ()) -> list[str]:
+    """What the data says of each response: a word and, behind a comma, details; empty where it says nothing."""
+    ratings = tree.ratings or [None] * len(tree.response_ids)
     if tree.ranks is not None:
-        return ["unjudged" if rank is None else f"rank {rank:g}" for rank in tree.ranks]
-    words = [""] * len(tree.response_ids)
+        ranked = ["unjudged" if rank is None else f"rank {rank:g}" for rank in tree.ranks]
+        return [r if rating is None else f"{r}, rated {rating:g}" for r, rating in zip(ranked, ratings)]
+    words = [[] if rating is None else [f"rated {rating:g}"] for rating in ratings]
     if len(tree.comparisons) == 1:
         pair = tree.comparisons[0]
         tied = pair.target == 0.5
-        words[pair.better], words[pair.worse] = ("tied", "tied") if tied else ("better", "worse")
-    return words
+        sure = "" if pair.target in (0.5, 1) else f", with probability {pair.target:.2f}"
+        words[pair.better].insert(0, "tied" if tied else f"better{sure}")
+        words[pair.worse].insert(0, "tied" if tied else "worse")
+    for place, choice in enumerate((1.0, 0.0) if votes else ()):
+        words[place] = words[place] or ["judged"]
+        words[place].append(f"{sum(vote.choice == choice for vote in votes)} of {len(votes)} votes")
+    return [", ".join(said) for said in words]
 
 
 def example_text(parts: Sequence[tuple[str, str]]) -> Text:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.data.files import BadRows, DataPath, read_rows
+from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
+from lit_rlhf.data.grouping import group_ratings, merge_annotated_pairs
+from lit_rlhf.data.reliability import Reliability, estimate_reliability
+from lit_rlhf.data.report import SplitReport
+from lit_rlhf.data.sources import Split
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.data.tree_datamodule import TreeDataModule
 from lit_rlhf.data.trees import plant_tree
-from lit_rlhf.records import Tree
+from lit_rlhf.data.votes import VoteUse, compare_votes
+from lit_rlhf.records import Row, Tree
 
 
 class DemonstrationDataModule(TreeDataModule):
@@ -21,17 +27,108 @@ class DemonstrationDataModule(TreeDataModule):
 
 
 class PairDataModule(TreeDataModule):
-    """Pairs for reward models and DPO: `prompt`, `chosen`, `rejected`."""
+    """Pairs for reward models and DPO: `prompt`, `chosen`, `rejected`; or votes on `response_a`, `response_b`.
+
+    Pairs that name their `annotator` are votes too: those of several annotators on the same two responses become
+    one row.
+
+    Args:
+        path: Training data: a file, folder or hub name, a list of them, or of ``{path, weight}``. Not needed
+            for ``test`` and ``predict``.
+        votes: What a row's votes are made into. ``share``: a soft label, the share of votes. ``majority``: the answer
+            that most gave. ``each``: a comparison a vote. ``posterior``: the probability by Dawid and Skene's model,
+            which finds out who can be trusted from who agrees with whom.
+        vote_prior: Votes that each side is given beforehand, with ``share``: 1 turns 3 : 0 into 4 : 1.
+        reliability: Whether votes count by how reliable their annotator is, estimated from agreement with the
+            others on the training rows; not with ``posterior``, which weighs them anyway.
+        options: What every data module takes; see :class:`~lit_rlhf.data.tree_datamodule.TreeDataModule`.
+
+    Raises:
+        ValueError: `vote_prior` is below 0 or goes with other votes than ``share``, or `reliability` goes with
+            ``posterior``.
+    """
 
     kind = "pairs"
     compares = True
 
+    def __init__(
+        self,
+        path: DataPath | None = None,
+        votes: VoteUse = "share",
+        vote_prior: float = 0.0,
+        reliability: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(path, **options)
+        if vote_prior < 0:
+            raise ValueError(f"data.vote_prior: expected votes of 0 or more, found {vote_prior}")
+        if vote_prior and votes != "share":
+            raise ValueError(f"data.vote_prior goes with data.votes share, found {votes}")
+        if reliability and votes == "posterior":
+            raise ValueError(
+                "data.reliability: data.votes posterior weighs annotators anyway; leave it false"
+            )
+        self.votes: VoteUse = votes
+        self.vote_prior = vote_prior
+        self.reliability = reliability
+        self._reliability: Reliability | None = None
+
+    def judge(self, split: Split, rows: list[Row], report: SplitReport) -> list[Row]:
+        """The rows with their votes made into comparisons; see `votes`.
+
+        Rows to predict keep the plain share of votes: there is nothing to estimate from.
+        """
+        if split == "predict" or not any(row.votes for row in rows):
+            return rows
+        reliability = None
+        if self.reliability or self.votes == "posterior":
+            reliability = self._annotators(split, rows, report)
+        return [
+            replace(
+                row,
+                comparisons=compare_votes(
+                    row.votes, self.votes, self.vote_prior, reliability, row.comparisons[0].weight
+                ),
+            )
+            if row.votes
+            else row
+            for row in rows
+        ]
+
+    def _annotators(self, split: Split, rows: list[Row], report: SplitReport) -> Reliability:
+        """How reliable the training rows' annotators are; those of the split itself where nothing is trained on."""
+        if split != "train" and self.paths["train"] is not None:
+            self.plant("train")
+            if self._reliability is not None:
+                report.notes.append(self._reliability.describe_known(row.votes for row in rows))
+                return self._reliability
+        try:
+            found = estimate_reliability([row.votes for row in rows if row.votes])
+        except ValueError as error:
+            field = "votes posterior" if self.votes == "posterior" else "reliability"
+            raise ValueError(f"data.{field}: {error}") from None
+        if split == "train":
+            self._reliability = found
+        report.notes += found.describe()
+        return found
+
+    def _read(self, split: Split) -> RowSet:
+        read = super()._read(split)
+        return read if split == "predict" else merge_annotated_pairs(read)
+
 
 class RankingDataModule(TreeDataModule):
-    """Rankings for reward models and DPO: `prompt`, `responses`, and `ranking`, `ranks` or `scores`."""
+    """Rankings for reward models and DPO: `prompt`, `responses`, and `ranking`, `ranks` or `scores`.
+
+    Rows of one rated response, as HelpSteer has them, become one ranking a prompt.
+    """
 
     kind = "rankings"
     compares = True
+
+    def _read(self, split: Split) -> RowSet:
+        read = super()._read(split)
+        return read if split == "predict" else group_ratings(read)
 
 
 class PromptDataModule(TreeDataModule):

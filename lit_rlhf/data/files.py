@@ -80,7 +80,7 @@ def read_rows(
     if not out.rows:
         names = ", ".join(source.name for source in sources) or "an empty list"
         raise BadRowsError(f"no rows in {names}")
-    _count_duplicates(out)
+    count_duplicates(out)
     return out
 
 
@@ -99,7 +99,8 @@ def prompt_key(row: Row) -> str:
     return json.dumps(row.responses if row.is_text else row.prompt, sort_keys=True)
 
 
-def _count_duplicates(out: RowSet) -> None:
+def count_duplicates(out: RowSet) -> None:
+    """Count the rows of a set whose prompt and responses stood in an earlier row too."""
     seen: set[str] = set()
     for row in out.rows:
         key = json.dumps([row.prompt, row.responses], sort_keys=True)

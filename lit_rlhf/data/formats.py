@@ -3,9 +3,12 @@
 Kinds and fields:
 
 * demonstrations: ``prompt`` and ``response`` (or ``completion``), or ``messages``, or ``text``
-* pairs: ``prompt``, ``chosen``, ``rejected``; optional ``margin``, ``tie``, ``weight``
+* pairs: ``prompt``, ``chosen``, ``rejected``; optional ``margin``, ``tie``, ``weight``, ``target`` (probability that
+  ``chosen`` is better)
+* votes, among the pairs: ``prompt``, ``response_a``, ``response_b`` and ``labels`` of ``{labeler, choice: a|b|tie}``;
+  optional ``weight``
 * rankings: ``prompt``, ``responses``, and ``ranking`` (tie groups of indices, best first), ``ranks``
-  (1 = best, equal = tie, null = not judged) or ``scores`` (higher = better)
+  (1 = best, equal = tie, null = not judged) or ``scores`` (higher = better; they are ratings too)
 * prompts: ``prompt``; every other field is kept for the reward function
 * candidates: ``prompt`` with any number of responses, judged or not
 
@@ -14,7 +17,6 @@ All take ``annotator``, ``domain`` and ``id``. Other people's layouts are read t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -27,9 +29,11 @@ from lit_rlhf.data.conversations import (
     settle_branches,
     show,
 )
-from lit_rlhf.data.layouts import native_fields
-from lit_rlhf.data.rankings import judged_ranks, strict_pairs
-from lit_rlhf.records import Comparison, Prompt, Row
+from lit_rlhf.data.judgements import compare_ranks, label, require_different, stated_comparison
+from lit_rlhf.data.layouts import native_fields, pair_ratings
+from lit_rlhf.data.rankings import given_ratings, judged_ranks
+from lit_rlhf.data.votes import is_votes_row, read_votes
+from lit_rlhf.records import Prompt, Row
 
 Kind: TypeAlias = Literal["demonstrations", "pairs", "rankings", "prompts", "candidates"]
 
@@ -70,7 +74,7 @@ def parse_row(fields: Any, kind: Kind, place: str) -> Row:
 
     Example:
         >>> parse_row({"prompt": "2+2=", "chosen": "4", "rejected": "5"}, "pairs", "p.jsonl:1").comparisons
-        [Comparison(better=0, worse=1, target=1.0, margin=0.0, weight=1.0)]
+        [Comparison(better=0, worse=1, target=1.0, margin=0.0, weight=1.0, tie=0.0)]
     """
     if not isinstance(fields, Mapping):
         raise RowError(place, "an object with named fields", show(fields))
@@ -80,9 +84,9 @@ def parse_row(fields: Any, kind: Kind, place: str) -> Row:
         raise RowError(place, FIELDS[kind], f"a layout that cannot be read ({error})") from None
     try:
         row = _READERS[kind](native)
-        row.annotator = _label(native, "annotator")
-        row.domain = _label(native, "domain")
-        row.id = _label(native, "id")
+        row.annotator = label(native, "annotator")
+        row.domain = label(native, "domain")
+        row.id = label(native, "id")
     except Mismatch as mismatch:
         raise RowError(place, *mismatch.args) from None
     row.columns = {name: value for name, value in fields.items() if name != "prompt"}
@@ -114,10 +118,8 @@ def _demonstration(fields: dict[str, Any]) -> Row:
 
 
 def _pair(fields: dict[str, Any]) -> Row:
-    if {"response_a", "response_b"} <= fields.keys():
-        raise Mismatch(
-            FIELDS["pairs"], "a votes row (`response_a`, `response_b`, `labels`), which cannot be read yet"
-        )
+    if is_votes_row(fields):
+        return read_votes(_prompt(fields), fields)
     if not {"chosen", "rejected"} <= fields.keys():
         raise _missing(fields, "pairs")
     both = [fields["chosen"], fields["rejected"]]
@@ -125,26 +127,8 @@ def _pair(fields: dict[str, Any]) -> Row:
         prompt, responses = settle_branches(_prompt(fields), both, ["chosen", "rejected"])
     else:
         prompt, responses = implicit_prompt([parse_response(side, name) for side, name in zip(both, SIDES)])
-    if responses[0] == responses[1]:
-        raise Mismatch(
-            "two different responses",
-            f"`chosen` and `rejected` both {show(responses[0])}: take the row out, or --data.bad_rows skip",
-        )
-    tie = fields.get("tie", False)
-    if not isinstance(tie, bool):
-        raise Mismatch("`tie` to be true or false", show(tie))
-    comparison = Comparison(
-        better=0,
-        worse=1,
-        target=0.5 if tie else 1.0,
-        margin=_number(fields, "margin", 0.0),
-        weight=_number(fields, "weight", 1.0),
-    )
-    if tie and comparison.margin:
-        raise Mismatch("no `margin` in a tie", str(comparison.margin))
-    if comparison.weight < 0:
-        raise Mismatch("`weight` of 0 or more", str(comparison.weight))
-    return Row(prompt, responses, [comparison])
+    require_different(responses, SIDES)
+    return Row(prompt, responses, [stated_comparison(fields)], ratings=pair_ratings(fields))
 
 
 def _ranking(fields: dict[str, Any]) -> Row:
@@ -161,15 +145,14 @@ def _judged(fields: dict[str, Any]) -> Row:
     names = [f"responses[{place}]" for place in range(len(given))]
     prompt, responses = settle_branches(_prompt(fields), given, names)
     try:
-        ranks = judged_ranks(fields, len(responses))
+        ranks, ratings = judged_ranks(fields, len(responses)), given_ratings(fields, len(responses))
     except ValueError as error:
         raise Mismatch(*error.args) from None
     if ranks is None:
         return Row(prompt, responses)
-    if len(responses) < 2:
+    if len(responses) < 2 and ratings is None:  # a rating says something of one response alone
         raise Mismatch("two or more responses", "one")
-    comparisons = [Comparison(better, worse) for better, worse in strict_pairs(ranks)]
-    return Row(prompt, responses, comparisons, ranks)
+    return Row(prompt, responses, compare_ranks(ranks), ranks, ratings)
 
 
 def _prompt_row(fields: dict[str, Any]) -> Row:
@@ -179,7 +162,7 @@ def _prompt_row(fields: dict[str, Any]) -> Row:
 def _candidates(fields: dict[str, Any]) -> Row:
     if "responses" in fields:
         return _judged(fields)
-    if {"chosen", "rejected"} <= fields.keys():
+    if {"chosen", "rejected"} <= fields.keys() or is_votes_row(fields):
         return _pair(fields)
     if "response" in fields:
         return _demonstration(fields)
@@ -213,22 +196,6 @@ def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise Mismatch(f"`{name}` to be text", show(value))
     return value
-
-
-def _number(fields: dict[str, Any], name: str, default: float) -> float:
-    value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Mismatch(f"`{name}` to be a number", show(value))
-    return float(value)
-
-
-def _label(fields: dict[str, Any], name: str) -> str | None:
-    value = fields.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return str(value)
-    raise Mismatch(f"`{name}` to be text", show(value))
 
 
 def _missing(fields: dict[str, Any], kind: str) -> Mismatch:

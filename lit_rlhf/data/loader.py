@@ -8,6 +8,8 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from lightning.pytorch.utilities import CombinedLoader
+
 from lit_rlhf.data.lengths import check_budget
 from lit_rlhf.data.plan import EpochPlan
 from lit_rlhf.data.trees import pack_trees
@@ -167,3 +169,18 @@ class TreeLoader:
             "seed": self.seed,
             "shuffle": self.shuffle,
         }
+
+
+class NoLoaders(CombinedLoader):
+    """No validation, as Lightning takes it without a warning: no loader, where ``[]`` is one of no length."""
+
+    def __init__(self) -> None:
+        super().__init__([], "sequential")
+
+    @property
+    def flattened(self) -> list[Any]:
+        return []
+
+    @flattened.setter
+    def flattened(self, flattened: list[Any]) -> None:
+        assert not flattened

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeAlias
 
@@ -40,6 +40,21 @@ def judged_ranks(fields: Mapping[str, Any], count: int) -> Ranks | None:
     return next(iter(given.values()), None)
 
 
+def given_ratings(fields: Mapping[str, Any], count: int) -> list[float | None] | None:
+    """`scores` as they are, higher = better; None where a row has none.
+
+    Raises:
+        ValueError: as :func:`judged_ranks`.
+    """
+    return None if fields.get("scores") is None else _numbers(fields["scores"], "scores", count)
+
+
+def ranks_of_scores(scores: Sequence[float | None]) -> Ranks:
+    """1 = the highest score, equal scores tie."""
+    judged = [score for score in scores if score is not None]
+    return [None if score is None else 1.0 + sum(other > score for other in judged) for score in scores]
+
+
 def strict_pairs(ranks: Ranks) -> list[tuple[int, int]]:
     """All (better, worse) among the judged responses; ties give none."""
     judged = [(rank, place) for place, rank in enumerate(ranks) if rank is not None]
@@ -68,9 +83,7 @@ def _from_ranks(ranks: Any, count: int) -> Ranks:
 
 
 def _from_scores(scores: Any, count: int) -> Ranks:
-    given = _numbers(scores, "scores", count)
-    judged = [score for score in given if score is not None]
-    return [None if score is None else 1.0 + sum(other > score for other in judged) for score in given]
+    return ranks_of_scores(_numbers(scores, "scores", count))
 
 
 def _numbers(values: Any, name: str, count: int) -> Ranks:

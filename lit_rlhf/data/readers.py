@@ -17,7 +17,7 @@ RawRows: TypeAlias = Iterator[tuple[str, Any]]
 
 _JSON_CELLS = {
     *("messages", "conversations", "responses", "ranking", "ranks", "scores", "labels"),
-    *("margin", "weight", "tie"),
+    *("margin", "weight", "tie", "target"),
 }
 
 _LONGEST_CELL = 2**31 - 1

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.data.trees import Truncation
-from lit_rlhf.records import Tree
+from lit_rlhf.records import Row, Tree
 
 PartKind: TypeAlias = Literal["prompt", "counted", "uncounted", "eos"]
 
@@ -41,7 +41,23 @@ class SplitReport:
     """Comparisons dropped because their two sides were the same tokens."""
     first_identical: str = ""
     no_comparison: int = 0
-    """Rows left out because nothing in them is compared: all tied, or fewer than two judged."""
+    """Rows left out because nothing in them is compared: fewer than two responses judged, or told apart."""
+    ties: int = 0
+    """Comparisons that are nothing but a tie."""
+    fully_tied: int = 0
+    """Rows of which every comparison is a tie."""
+    first_fully_tied: str = ""
+    drops_ties: bool = False
+    """Whether ties, and rows of nothing else, are left out."""
+    unjudged: int = 0
+    """Responses of rankings that nobody judged; they are in no comparison."""
+    voted: int = 0
+    """Rows with votes."""
+    votes: int = 0
+    tie_votes: int = 0
+    anonymous_votes: int = 0
+    annotators: set[str] = field(default_factory=set)
+    """Who voted."""
     doubled_bos: int = 0
     """Prompts that came with more than one BOS; the surplus was taken off."""
     first_doubled_bos: str = ""
@@ -71,13 +87,36 @@ class SplitReport:
         if lost.doubled_bos:
             self.first_doubled_bos = self.first_doubled_bos or place
 
+    def count_judgements(self, row: Row, all_ties: bool, drops_ties: bool) -> None:
+        """Count what was said of one row's responses, whether the row is used or not."""
+        self.drops_ties = drops_ties
+        self.fully_tied += all_ties
+        if all_ties:
+            self.first_fully_tied = self.first_fully_tied or row.place
+        self.unjudged += 0 if row.ranks is None else row.ranks.count(None)
+        self.ties += sum(comparison.tie >= 1 for comparison in row.comparisons)
+        self.voted += bool(row.votes)
+        self.votes += len(row.votes)
+        self.tie_votes += sum(vote.choice == 0.5 for vote in row.votes)
+        self.anonymous_votes += sum(not vote.annotator for vote in row.votes)
+        self.annotators |= {vote.annotator for vote in row.votes if vote.annotator}
+
     def lines(self) -> list[str]:
         """What there is to say, the counts that are zero left out."""
         windows = f" in {self.trees} windows" if self.trees > self.rows else ""
         head = f"{self.split}: {self.rows} rows{windows}, {self.prompt_tokens} prompt tokens"
         if self.responses:
             head += f", {self.counted_tokens} of {self.response_tokens} response tokens counted"
+        taken = "left out" if self.drops_ties else "kept"
         doubtful = [
+            (
+                self.votes,
+                f"votes of {len(self.annotators)} annotators on {self.voted} rows, {self.tie_votes} of them ties",
+            ),
+            (self.anonymous_votes, "votes name no labeler and count like the average annotator's"),
+            (self.ties, f"comparisons are ties, {taken}"),
+            (self.fully_tied, f"rows are nothing but ties, {taken} (first: {self.first_fully_tied})"),
+            (self.unjudged, "responses not judged, in no comparison"),
             (self.bad, f"bad rows left out (first: {self.first_bad})"),
             (self.duplicates, f"rows repeat an earlier one and are kept (first: {self.first_duplicate})"),
             (self.truncated_prompts, "prompts cut on the left to max_prompt_tokens"),
@@ -90,7 +129,10 @@ class SplitReport:
                 self.identical,
                 f"comparisons dropped, their two sides the same tokens (first: {self.first_identical})",
             ),
-            (self.no_comparison, "rows left out, nothing in them is compared (ties, or under two judged)"),
+            (
+                self.no_comparison,
+                "rows left out, nothing in them is compared (under two judged, or cut the same)",
+            ),
             (self.doubled_bos, f"prompts came with a double BOS, one kept (first: {self.first_doubled_bos})"),
             (self.unanswered, "turns behind the last assistant turn left out"),
             (self.shared_prompts, "distinct prompts shared with the training rows"),

@@ -6,25 +6,26 @@ tokenizes a split once, and says what it read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
 from lit_rlhf.data.formats import Kind
 from lit_rlhf.data.lengths import check_budget, check_positions
-from lit_rlhf.data.loader import TreeLoader
+from lit_rlhf.data.loader import NoLoaders, TreeLoader
+from lit_rlhf.data.planting import Judging, Planted, plant_rows
 from lit_rlhf.data.report import PartKind, SplitReport, example_parts
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.sources import Split
 from lit_rlhf.data.split import shared_prompts, split_rows
 from lit_rlhf.data.tokenization import AssistantTurns, TextEncoder, load_tokenizer
-from lit_rlhf.data.trees import plant_tree
+from lit_rlhf.data.trees import Truncation, plant_tree
 from lit_rlhf.records import Row, Tree
 
 _STAGES: dict[str | None, tuple[Split, ...]] = {
@@ -34,32 +35,6 @@ _STAGES: dict[str | None, tuple[Split, ...]] = {
     "predict": ("predict",),
     None: ("train", "val"),
 }
-
-
-class _NoLoaders(CombinedLoader):
-    """No validation, as Lightning takes it without a warning: no loader, where ``[]`` is one of no length."""
-
-    def __init__(self) -> None:
-        super().__init__([], "sequential")
-
-    @property
-    def flattened(self) -> list[Any]:
-        return []
-
-    @flattened.setter
-    def flattened(self, flattened: list[Any]) -> None:
-        assert not flattened
-
-
-@dataclass
-class Planted:
-    """A split in tokens. `rows` are those that were kept; `weights` and `places` go with the trees."""
-
-    rows: list[Row] = field(default_factory=list)
-    trees: list[Tree] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    """``file:line``, for messages."""
 
 
 class TreeDataModule(LightningDataModule):
@@ -133,8 +108,11 @@ class TreeDataModule(LightningDataModule):
         self.tokenizer = tokenizer
         self.report: dict[str, SplitReport] = {}
         """What was read, by split."""
+        self.module_arguments: Mapping[str, Any] = {}
+        """The module's `ties` and `loss`, for where there is no trainer to ask."""
         self._planted: dict[str, Planted] = {}
         self._encoder: TextEncoder | None = None
+        self._planted_for: Judging | None = None
 
     @property
     def encoder(self) -> TextEncoder:
@@ -164,6 +142,8 @@ class TreeDataModule(LightningDataModule):
         Raises:
             ValueError: a row cannot be read, or is longer than `max_tokens` or the model's table of positions.
         """
+        if self._planted_for not in (None, self._judging()):  # a module that takes ties another way
+            self._planted.clear()
         for split in _STAGES[stage]:
             self.plant(split)
         module = None if self.trainer is None else self.trainer.lightning_module
@@ -194,7 +174,10 @@ class TreeDataModule(LightningDataModule):
         return self.plant(split).rows
 
     def trees(self, split: Split = "train") -> list[Tree]:
-        """The trees of a split; `row_indices` of its batches point into this list."""
+        """The trees of a split; `row_indices` of its batches point into this list.
+
+        But for windows of `text` there is one tree a row, so that they point into `rows` too.
+        """
         return self.plant(split).trees
 
     def example(self, split: Split = "train") -> list[tuple[str, PartKind]]:
@@ -209,7 +192,7 @@ class TreeDataModule(LightningDataModule):
     def val_dataloader(self) -> Iterable[Any]:
         """Validation batches in the file's order; a fit has none where nothing was set aside."""
         asked_for = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
-        return self._loader("val") if asked_for or self.trees("val") else _NoLoaders()
+        return self._loader("val") if asked_for or self.trees("val") else NoLoaders()
 
     def test_dataloader(self) -> Iterable[Any]:
         """Test batches in the file's order."""
@@ -261,6 +244,38 @@ class TreeDataModule(LightningDataModule):
         assert path is not None
         return read_rows(path, kind, self.bad_rows, split)
 
+    def judge(self, split: Split, rows: list[Row], report: SplitReport) -> list[Row]:
+        """The rows of a split, all of them read, with the comparisons that are made of them.
+
+        Meant to be overridden: by default what each row says by itself.
+        """
+        return rows
+
+    def _judging(self) -> Judging:
+        """What is asked of a row, as the trainer's module wants it."""
+        return Judging(
+            self.compares, self._module_argument("ties") == "drop", self._module_argument("loss") == "ratings"
+        )
+
+    def _module_argument(self, name: str) -> Any:
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if module is None:
+            return self.module_arguments.get(name)
+        return getattr(module, name, module.hparams.get(name))
+
+    def _plant_tree(self, row: Row) -> tuple[list[Tree], Truncation]:
+        return plant_tree(
+            row, self.encoder, self.max_prompt_tokens, self.max_response_tokens, self.assistant_turns
+        )
+
+    def _refuse_without_comparisons(self, split: Split, planted: Planted, rows: int) -> None:
+        """Stop where no row tells two responses apart; of a validation file, ties may be all there is."""
+        told_apart = self._judging().rates or any(
+            c.target != 0.5 for t in planted.trees for c in t.comparisons
+        )
+        if self.compares and not (planted.trees if split != "train" else planted.trees and told_apart):
+            raise ValueError(f"data.{_argument(split)}: none of {rows} rows tells two responses apart")
+
     def _settle(self, split: Split, read: RowSet, places: Iterable[int]) -> None:
         """Tokenize the rows of a split, count what is lost, and say it."""
         report = SplitReport(
@@ -271,28 +286,20 @@ class TreeDataModule(LightningDataModule):
             first_duplicate=read.first_duplicate,
             notes=list(read.notes),
         )
-        planted = Planted()
-        for place in places:
-            row = read.rows[place]
-            trees, lost = plant_tree(
-                row, self.encoder, self.max_prompt_tokens, self.max_response_tokens, self.assistant_turns
-            )
-            if self.compares and split != "predict" and not trees[0].comparisons:
-                report.no_comparison += 1
-                trees = []
-            report.add(row.place, trees, lost)
-            if trees:
-                planted.rows.append(row)
-                planted.trees += trees
-                planted.weights += [read.weights[place]] * len(trees)
-                planted.places += [row.place] * len(trees)
-        if self.compares and not planted.trees:
-            raise ValueError(
-                f"data.{_argument(split)}: none of {report.no_comparison} rows tells two responses apart"
-            )
+        places = list(places)
+        rows = self.judge(split, [read.rows[place] for place in places], report)
+        planted = plant_rows(
+            rows,
+            [read.weights[place] for place in places],
+            self._plant_tree,
+            replace(self._judging(), compares=self.compares and split != "predict"),
+            report,
+        )
+        self._refuse_without_comparisons(split, planted, len(rows))
         if self.max_tokens is not None:
             check_budget(planted.trees, self.max_tokens, planted.places)
         self._planted[split] = planted
+        self._planted_for = self._judging()
         if split in ("val", "test") and self.paths[split] is not None and "train" in self._planted:
             report.shared_prompts = shared_prompts(self._planted["train"].rows, planted.rows)
         self.report[split] = report

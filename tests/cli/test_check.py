@@ -12,7 +12,7 @@ from transformers import GPT2Config, PreTrainedTokenizerFast
 from lit_rlhf.cli.check import example_text, judgements
 from lit_rlhf.cli.configs import shipped
 from lit_rlhf.cli.main import main
-from lit_rlhf.records import Comparison, Tree
+from lit_rlhf.records import Comparison, Tree, Vote
 
 
 @pytest.fixture(autouse=True)
@@ -73,19 +73,54 @@ def test_the_two_sides_of_a_pair_are_told_apart(
 
 
 @pytest.mark.parametrize(
-    ("comparisons", "ranks", "expected"),
+    ("comparisons", "ranks", "ratings", "expected"),
     [
-        ([Comparison(better=1, worse=0)], None, ["worse", "better", ""]),
-        ([Comparison(better=0, worse=1, target=0.5)], None, ["tied", "tied", ""]),
-        ([Comparison(better=1, worse=0)], [2.0, 1.0, None], ["rank 2", "rank 1", "unjudged"]),
-        ([], None, ["", "", ""]),
+        ([Comparison(better=1, worse=0)], None, None, ["worse", "better", ""]),
+        ([Comparison(better=0, worse=1, target=0.5)], None, None, ["tied", "tied", ""]),
+        ([Comparison(1, 0, target=0.8)], None, None, ["worse", "better, with probability 0.80", ""]),
+        ([Comparison(better=1, worse=0)], [2.0, 1.0, None], None, ["rank 2", "rank 1", "unjudged"]),
+        ([], [2.0, 1.0, None], [1.5, 4.0, None], ["rank 2, rated 1.5", "rank 1, rated 4", "unjudged"]),
+        ([Comparison(1, 0)], None, [3.0, 4.0, None], ["worse, rated 3", "better, rated 4", ""]),
+        ([], None, None, ["", "", ""]),
     ],
 )
 def test_what_is_said_of_each_response(
-    comparisons: list[Comparison], ranks: list[float | None] | None, expected: list[str]
+    comparisons: list[Comparison],
+    ranks: list[float | None] | None,
+    ratings: list[float | None] | None,
+    expected: list[str],
 ) -> None:
-    tree = Tree([1], [[2], [3], [4]], [[True]] * 3, comparisons, ranks)
+    tree = Tree([1], [[2], [3], [4]], [[True]] * 3, comparisons, ranks, ratings)
     assert judgements(tree) == expected
+
+
+def test_votes_are_counted_for_each_response() -> None:
+    votes = [Vote("x", 1.0), Vote("y", 0.5), Vote("z", 0.0), Vote("w", 1.0)]
+    tree = Tree([1], [[2], [3]], [[True]] * 2, [Comparison(0, 1, 0.625, tie=0.25)])
+    assert judgements(tree, votes) == ["better, with probability 0.62, 2 of 4 votes", "worse, 1 of 4 votes"]
+    tree.comparisons *= 2  # one a vote
+    assert judgements(tree, votes) == ["judged, 2 of 4 votes", "judged, 1 of 4 votes"]
+
+
+@pytest.mark.parametrize("ties", ["half", "drop"])
+def test_ties_are_taken_as_the_module_takes_them(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str], ties: str
+) -> None:
+    labels = [{"labeler": name, "choice": choice} for name, choice in (("x", "a"), ("y", "tie"))]
+    rows = [
+        {"prompt": "p", "response_a": "good", "response_b": "bad", "labels": labels},
+        {"prompt": "q", "response_a": "good", "response_b": "bad", "labels": labels[1:]},
+    ]
+    path = write("v.jsonl", rows)
+    check("reward", tiny_model_dir, "--data.path", path, "--data.val_fraction", "0", "--model.ties", ties)
+    said = capsys.readouterr().out
+    assert "3 votes of 2 annotators on 2 rows, 2 of them ties" in said
+    taken = {"half": "kept", "drop": "left out"}[ties]
+    assert f"1 rows are nothing but ties, {taken} (first: v.jsonl:2)" in said
+    details = {"half": "with probability 0.75, 1 of 2 votes", "drop": "1 of 2 votes"}[ties]
+    lines = [line.strip() for line in said.splitlines()]
+    assert f"better    │ {details}" in lines
+    assert "worse     │ 0 of 2 votes" in lines
 
 
 def test_bad_rows_are_named(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -219,7 +219,7 @@ def test_bad_rows_stop_the_run_by_default(tiny_tokenizer: PreTrainedTokenizerFas
         PairDataModule([*PAIRS, {"prompt": "p"}], tokenizer=tiny_tokenizer).setup("fit")
 
 
-def test_rankings_without_a_strict_pair_are_left_out_and_counted(
+def test_rankings_without_a_comparison_are_left_out_and_counted(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     rows = [
@@ -228,9 +228,14 @@ def test_rankings_without_a_strict_pair_are_left_out_and_counted(
         {"prompt": "r", "responses": ["a", "b"], "ranks": [1, None]},
     ]
     data = RankingDataModule(rows, tokenizer=tiny_tokenizer)
-    (tree,) = data.trees()
-    assert {(c.better, c.worse) for c in tree.comparisons} == {(0, 2), (1, 2)}
-    assert data.report["train"].no_comparison == 2
+    partly, fully = data.trees()
+    assert [(c.better, c.worse, c.tie) for c in partly.comparisons] == [(0, 2, 0), (1, 2, 0), (0, 1, 1)]
+    assert [(c.target, c.tie) for c in fully.comparisons] == [(0.5, 1)]
+    report = data.report["train"]
+    assert (report.no_comparison, report.ties, report.unjudged) == (1, 2, 1)
+    assert (report.fully_tied, report.first_fully_tied) == (1, "rows:2")
+    assert "  1 rows are nothing but ties, kept (first: rows:2)" in report.lines()
+    assert "  1 responses not judged, in no comparison" in report.lines()
     with pytest.raises(ValueError, match=r"data\.path: none of 2 rows tells two responses apart"):
         RankingDataModule(rows[1:], tokenizer=tiny_tokenizer).setup("fit")
 

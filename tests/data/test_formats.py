@@ -97,7 +97,24 @@ def test_pair_with_everything() -> None:
 
 def test_tie_has_target_one_half() -> None:
     row = parse_row({"prompt": "p", "chosen": "c", "rejected": "r", "tie": True}, "pairs", "f:1")
-    assert row.comparisons == [Comparison(0, 1, 0.5)]
+    assert row.comparisons == [Comparison(0, 1, 0.5, tie=1.0)]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"target": 0.8}, Comparison(0, 1, 0.8)),
+        ({"target": 0.8, "margin": 2}, Comparison(0, 1, 0.8, margin=2.0)),
+        ({"target": 0.25, "weight": 3}, Comparison(1, 0, 0.75, weight=3.0)),
+        ({"target": 0.5}, Comparison(0, 1, 0.5)),
+        ({"target": 0.5, "tie": True}, Comparison(0, 1, 0.5, tie=1.0)),
+        ({"target": 1, "tie": False}, Comparison(0, 1)),
+    ],
+)
+def test_target_of_a_pair(said: dict[str, Any], expected: Comparison) -> None:
+    """The better one is the one that is likelier better: below 1/2 that is the rejected one."""
+    row = parse_row({"prompt": "p", "chosen": "c", "rejected": "r", **said}, "pairs", "f:1")
+    assert row.comparisons == [expected]
 
 
 HH = "\n\nHuman: hi\n\nAssistant: yes\n\nHuman: more\n\nAssistant:"
@@ -167,9 +184,36 @@ def ranking(**judgement: Any) -> dict[str, Any]:
 def test_rankings(judgement: dict[str, Any], ranks: list[float | None], pairs: set[tuple[int, int]]) -> None:
     row = parse_row(ranking(**judgement), "rankings", "f:1")
     assert row.ranks == ranks
-    assert {(c.better, c.worse) for c in row.comparisons} == pairs
-    assert len(row.comparisons) == len(pairs)
-    assert all((c.target, c.weight) == (1.0, 1.0) for c in row.comparisons)
+    strict = [c for c in row.comparisons if not c.tie]
+    assert {(c.better, c.worse) for c in strict} == pairs
+    assert len(strict) == len(pairs)
+    assert all((c.target, c.weight) == (1.0, 1.0) for c in strict)
+    judged = sum(rank is not None for rank in ranks)
+    assert len(row.comparisons) == judged * (judged - 1) // 2
+    assert row.ratings == judgement.get("scores")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "ties"),
+    [
+        ([1, 1, 2], {(0, 1)}),
+        ([2, None, 2], {(0, 2)}),
+        ([1, 1, 1], {(0, 1), (0, 2), (1, 2)}),
+        ([1, None, 2], set()),
+    ],
+)
+def test_tied_responses_are_compared_half_and_half(
+    ranks: list[float | None], ties: set[tuple[int, int]]
+) -> None:
+    row = parse_row(ranking(ranks=ranks), "rankings", "f:1")
+    tied = [c for c in row.comparisons if c.tie]
+    assert {(c.better, c.worse) for c in tied} == ties
+    assert all((c.target, c.tie, c.weight) == (0.5, 1.0, 1.0) for c in tied)
+
+
+def test_one_rated_response_is_a_rating_and_one_ranked_response_is_nothing() -> None:
+    row = parse_row({"prompt": "p", "responses": ["a"], "scores": [3]}, "rankings", "f:1")
+    assert (row.ratings, row.comparisons) == ([3.0], [])
 
 
 def test_nectar() -> None:
@@ -189,7 +233,7 @@ def test_ultrafeedback_takes_the_mean_rating_before_the_overall_score() -> None:
         completion("c", "3", "5", 6),
     ]
     row = parse_row({"instruction": "p", "completions": completions}, "rankings", "f:1")
-    assert (row.prompt, row.ranks) == ("p", [3, 1, 1])
+    assert (row.prompt, row.ranks, row.ratings) == ("p", [3, 1, 1], [1.5, 4.0, 4.0])
     for item in completions:
         del item["annotations"]
     row = parse_row({"instruction": "p", "completions": completions}, "rankings", "f:1")
@@ -268,7 +312,21 @@ def test_candidates_need_no_judgement(fields: dict[str, Any], responses: list[st
             {"prompt": "p", "chosen": "c", "rejected": "r", "tie": True, "margin": 1},
             "no `margin` in a tie",
         ),
-        ("pairs", {"prompt": "p", "response_a": "a", "response_b": "b", "labels": []}, "found a votes row"),
+        (
+            "pairs",
+            {"prompt": "p", "chosen": "c", "rejected": "r", "target": 1.2},
+            "`target` to be a probability, from 0 to 1, found 1.2",
+        ),
+        (
+            "pairs",
+            {"prompt": "p", "chosen": "c", "rejected": "r", "target": 0.9, "tie": True},
+            "`target` 0.5 or none in a tie, found 0.9",
+        ),
+        (
+            "pairs",
+            {"prompt": "p", "chosen": "c", "rejected": "r", "target": 0.3, "margin": 1},
+            "no `margin` where `target` takes `rejected` for the better one, found 1.0 with 0.3",
+        ),
         ("pairs", {"chosen": "abc", "rejected": "abd"}, "a `prompt`, or whole conversations"),
         (
             "pairs",
