@@ -188,14 +188,18 @@ class ResponseTrees:
         """`response_mask` as a grid, bool ``[N, R]``."""
         return self.grid(self.response_mask)
 
-    def comparison_weights(self) -> Tensor:
+    def comparison_weights(self, without_ties: bool = False) -> Tensor:
         """What each comparison adds to a mean over prompts of per-prompt means, ``[C]``.
 
         A prompt with C(K,2) comparisons weighs as much as one with a single pair; explicit weights multiply.
+
+        Args:
+            without_ties: comparisons that are nothing but a tie add nothing, and are not among those of their prompt.
         """
         tree = self.tree_index[self.better]
-        per_tree = torch.bincount(tree, minlength=self.num_trees)
-        return self.weight / per_tree[tree]
+        counted = self.tie < 1 if without_ties else torch.ones_like(self.tie, dtype=torch.bool)
+        per_tree = torch.bincount(tree[counted], minlength=self.num_trees)
+        return torch.where(counted, self.weight / per_tree[tree], 0.0)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ResponseTrees:
         """The same batch with every tensor on `device`."""

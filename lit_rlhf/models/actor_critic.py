@@ -25,10 +25,18 @@ class ActorCritic(nn.Module):
     Args:
         policy: what is being aligned.
         critic: its own trunk and head; the value before each response token.
+
+    Raises:
+        ValueError: the critic has several components.
     """
 
     def __init__(self, policy: PolicyNetwork, critic: ScorerNetwork) -> None:
         super().__init__()
+        if critic.num_components > 1:
+            raise ValueError(
+                f"model.critic: expected a model with one head, found {critic.num_components} components. Give another "
+                "one, or null: it can be the reward all the same."
+            )
         self.policy = policy
         self.critic = critic
 

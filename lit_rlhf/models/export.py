@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import tempfile
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 from peft import TaskType
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from lit_rlhf.models.final_norm import final_norm_bias, fold_bias
 from lit_rlhf.models.lora import LoraAdapter
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.scorer import ScorerNetwork
+from lit_rlhf.models.stored_scorer import one_head, score_numbers, warn_of_losses, write_components
 
 
 def export_policy(
@@ -54,45 +57,45 @@ def export_scorer(
 ) -> None:
     """Write the scorer as ``AutoModelForSequenceClassification`` with one label loads it.
 
-    transformers' classification heads have no bias. Where the final norm has one (GPT-2) the head's bias is
-    folded into it, and plain transformers gives our scores. Else it stands in ``config.json`` as
-    ``score_bias``: our loaders add it, and plain transformers' scores differ by exactly that constant. With
-    the luce link plain transformers gives the head's output, before the link (``score_link``, ``score_offset``).
+    Gain, offset and the components' mean are folded into the one head. transformers' classification heads have no
+    bias: where the final norm has one (GPT-2) the head's bias is folded into it, and plain transformers gives our
+    scores. Else it stands in ``config.json`` as ``score_bias``: our loaders add it, and plain transformers' scores
+    differ by exactly that constant. What is not linear (the luce link; components combined by other than their mean)
+    is lost there, and a warning says what: :func:`lit_rlhf.models.stored_scorer.one_head`. Our loaders restore all of
+    it, from ``config.json`` (``score_link``, ``score_gain``, ``score_offset``, ``score_components``) and, of several
+    components, from ``components.safetensors``.
 
     With adapters the folder holds a copy that they are merged into, and ``<directory>-adapter`` holds them and the
     head's weights, as ``PeftModel`` loads them onto a sequence classifier with one label of the model that they were
-    trained on. The three numbers then stand in the metadata of its safetensors file, the bias never folded.
+    trained on. The numbers then stand in the metadata of its safetensors file, the bias never folded.
     """
-    trunk = network.trunk
+    warn_of_losses(network)
+    trunk, (weight, bias) = network.trunk, one_head(network)
     if adapter is not None:
         trunk = adapter.merged()
         prefix = trunk.base_model_prefix
-        weights = {f"{prefix}.{name}": weight for name, weight in adapter.weights().items()}
-        weights["score.weight"] = network.head.weight
-        numbers = {
-            "score_bias": network.head.bias.item(),
-            "score_link": network.link,
-            "score_offset": network.score_offset.item(),
-        }
-        _write_adapter(adapter, tokenizer, Path(directory), TaskType.SEQ_CLS, weights, numbers)
+        weights = {f"{prefix}.{name}": stored for name, stored in adapter.weights().items()}
+        weights["score.weight"] = weight.to(network.head.weight.dtype)
+        numbers = score_numbers(network, folded=False)
+        _write_adapter(adapter, tokenizer, Path(directory), TaskType.SEQ_CLS, weights, numbers, network)
     config = type(trunk.config).from_dict(trunk.config.to_dict())
     config.num_labels = 1
     config.pad_token_id = tokenizer.pad_token_id
     config.eos_token_id = tokenizer.eos_token_id
-    config.score_link = network.link
-    config.score_offset = network.score_offset.item()
     with torch.random.fork_rng(
         devices=[]
     ):  # the classifier's own initialisation draws from the global stream
         classifier = AutoModelForSequenceClassification.from_config(config)
     classifier.base_model.load_state_dict(trunk.state_dict())
     with torch.no_grad():
-        classifier.score.weight.copy_(network.head.weight)
-        folded = _fold_bias(classifier.base_model, network.head)
-    classifier.config.score_bias = 0.0 if folded else network.head.bias.item()
+        classifier.score.weight.copy_(weight)
+        folded = fold_bias(classifier.base_model, weight, bias)
+    for name, number in score_numbers(network, folded).items():
+        setattr(classifier.config, name, number)
     with _written_beside(Path(directory)) as folder:
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        write_components(network, folder, final_norm_bias(trunk))
 
 
 def _write_adapter(
@@ -101,7 +104,8 @@ def _write_adapter(
     directory: Path,
     task: TaskType,
     weights: dict[str, Tensor],
-    metadata: dict[str, Any] | None = None,
+    numbers: dict[str, Any] | None = None,
+    scorer: ScorerNetwork | None = None,
 ) -> None:
     """``<directory>-adapter`` in peft's format; `weights` are named from the model that it is loaded onto."""
     config = copy.deepcopy(adapter.config)
@@ -114,29 +118,15 @@ def _write_adapter(
     stored = {
         f"base_model.model.{name}": weight.detach().cpu().contiguous() for name, weight in weights.items()
     }
-    described = {name: str(value) for name, value in (metadata or {}).items()}
+    described = {
+        n: value if isinstance(value, str) else json.dumps(value) for n, value in (numbers or {}).items()
+    }
     with _written_beside(directory.with_name(f"{directory.name}-adapter")) as folder:
         save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt", **described})
         config.save_pretrained(folder)
+        if scorer is not None:
+            write_components(scorer, folder)
         tokenizer.save_pretrained(folder)
-
-
-def _fold_bias(trunk: nn.Module, head: nn.Linear) -> bool:
-    """Put the head's bias b into the final norm's: w·(h + δ) = w·h + b with δ = b·w/‖w‖²."""
-    norm_bias = _final_norm_bias(trunk)
-    squared_norm = head.weight.square().sum()
-    if norm_bias is None or squared_norm == 0:
-        return False
-    norm_bias += (head.bias * head.weight / squared_norm).squeeze(0)
-    return True
-
-
-def _final_norm_bias(trunk: nn.Module) -> Tensor | None:
-    for name in ("ln_f", "norm", "final_layernorm", "final_layer_norm"):
-        norm = getattr(trunk, name, None)
-        if norm is not None:
-            return getattr(norm, "bias", None)
-    return None
 
 
 @contextmanager

@@ -136,6 +136,17 @@ def check_same_vocabulary(name: str, model: PreTrainedModel, policy: PreTrainedM
         )
 
 
+def has_dropout(network: nn.Module) -> bool:
+    """Whether anything of `network` drops out while it trains."""
+    return any(
+        (isinstance(module, nn.Dropout) and module.p > 0)
+        or any(
+            "dropout" in name and isinstance(rate, float) and rate > 0 for name, rate in vars(module).items()
+        )
+        for module in network.modules()
+    )
+
+
 def disable_dropout(network: Network) -> Network:
     """Set every dropout rate of `network` to 0, so that train and eval mode give the same numbers.
 

@@ -10,7 +10,7 @@ import inspect
 import logging
 import re
 import sys
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,16 +113,46 @@ def predicting_states(trunk: PreTrainedModel, trees: ResponseTrees) -> Tensor:
     return gather_positions(hidden, rows.predicting)[trees.response_grid_mask()]
 
 
+class Reading(NamedTuple):
+    """Final hidden states where scores are read."""
+
+    states: Tensor
+    """At the last token of each response, ``[N, D]``."""
+    prompt_states: Tensor | None
+    """At the last token of each prompt, ``[B, D]``, where they were asked for."""
+
+
 def last_states(trunk: PreTrainedModel, trees: ResponseTrees) -> Tensor:
     """Final hidden states ``[N, D]`` at the last token of each response."""
+    return end_states(trunk, trees, prompts=False).states
+
+
+def end_states(trunk: PreTrainedModel, trees: ResponseTrees, prompts: bool) -> Reading:
+    """Final hidden states at the last token of each response, and of each prompt if asked, in one pass.
+
+    Raises:
+        ValueError: prompts are asked for, and one has no response, so that no padded row holds it.
+    """
+    counts = torch.bincount(trees.tree_index.cpu(), minlength=trees.num_trees)
+    if prompts and not counts.all():
+        raise ValueError(
+            f"{trees.row_ids[counts.tolist().index(0)]}: expected responses to score, found none."
+        )
     if reads_flat(trunk, trees):
         ends = torch.tensor(trees.segment_lengths).cumsum(0) - 1
-        # responses are the segments that are no prompts: response n of tree t stands behind t + 1 prompts
-        number = torch.arange(trees.num_responses) + trees.tree_index.cpu() + 1
-        return tree_states(trunk, trees, ends[number].to(trees.input_ids.device))
+        read = ends[_response_segments(trees)]
+        if prompts:
+            read = torch.cat([read, ends[_prompt_segments(trees)]])
+        states = tree_states(trunk, trees, read.to(trees.input_ids.device))
+        return Reading(states[: trees.num_responses], states[trees.num_responses :] if prompts else None)
     rows = unfold(trees)
     hidden = trunk(input_ids=rows.input_ids, use_cache=False).last_hidden_state
-    return hidden[torch.arange(len(hidden), device=hidden.device), rows.last]
+    states = hidden[torch.arange(len(hidden), device=hidden.device), rows.last]
+    if not prompts:
+        return Reading(states, None)
+    first_row = (counts.cumsum(0) - counts).to(hidden.device)
+    last = torch.tensor(trees.prompt_lengths, device=hidden.device) - 1
+    return Reading(states, hidden[first_row, last])
 
 
 def reads_flat(trunk: PreTrainedModel, trees: ResponseTrees) -> bool:
@@ -142,10 +172,18 @@ def _predicted_by(trees: ResponseTrees) -> Tensor:
     """For each token of the row the position that predicts it, ``[T]``; meaningless in prompts."""
     positions = torch.arange(trees.input_ids.numel()) - 1
     lengths = torch.tensor(trees.segment_lengths)
-    starts = lengths.cumsum(0) - lengths
-    number = torch.arange(trees.num_responses) + trees.tree_index.cpu() + 1
-    first_response = torch.bincount(trees.tree_index.cpu(), minlength=trees.num_trees).cumsum(0)
-    prompt = torch.arange(trees.num_trees) + torch.cat([first_response.new_zeros(1), first_response[:-1]])
-    prompt_ends = (starts + lengths)[prompt] - 1
-    positions[starts[number]] = prompt_ends[trees.tree_index.cpu()]
+    ends = lengths.cumsum(0)
+    prompt_ends = ends[_prompt_segments(trees)] - 1
+    positions[(ends - lengths)[_response_segments(trees)]] = prompt_ends[trees.tree_index.cpu()]
     return positions.to(trees.input_ids.device)
+
+
+def _response_segments(trees: ResponseTrees) -> Tensor:
+    """Which of the row's segments each response is, ``[N]``: response n of tree t stands behind t + 1 prompts."""
+    return torch.arange(trees.num_responses) + trees.tree_index.cpu() + 1
+
+
+def _prompt_segments(trees: ResponseTrees) -> Tensor:
+    """Which of the row's segments each prompt is, ``[B]``: it stands behind the responses of all trees before."""
+    counts = torch.bincount(trees.tree_index.cpu(), minlength=trees.num_trees)
+    return torch.arange(trees.num_trees) + counts.cumsum(0) - counts

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.models.loading import looks_local
+from lit_rlhf.rewards.ensemble import Ensemble
 from lit_rlhf.rewards.function import FunctionReward
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.protocol import Completions, Reward, RewardError
@@ -45,7 +46,8 @@ def build_reward(spec: RewardSpec, policy_tokenizer: PreTrainedTokenizerBase) ->
 
     Args:
         spec: a folder or hub name of a reward model; a dotted path to a function or class;
-            ``{class_path, init_args}``; a list of ``{reward, weight}``; from Python also a callable.
+            ``{class_path, init_args}``; ``{ensemble, combine, k}``, see :class:`lit_rlhf.rewards.ensemble.Ensemble`;
+            a list of ``{reward, weight}``; from Python also a callable.
         policy_tokenizer: the tokenizer that the responses are sampled with.
     Raises:
         ValueError: the spec is none of these, or names nothing that can be imported.
@@ -53,8 +55,12 @@ def build_reward(spec: RewardSpec, policy_tokenizer: PreTrainedTokenizerBase) ->
     if isinstance(spec, list):
         return WeightedSum([_weighted(part, policy_tokenizer) for part in spec])
     if isinstance(spec, dict):
+        if "ensemble" in spec:
+            return _ensemble(spec, policy_tokenizer)
         if "class_path" not in spec:
-            raise ValueError(f"reward: expected a mapping with class_path, found the keys {sorted(spec)}.")
+            raise ValueError(
+                f"reward: expected a mapping with class_path or ensemble, found the keys {sorted(spec)}."
+            )
         return _as_reward(_import(spec["class_path"])(**spec.get("init_args", {})), spec["class_path"])
     if not isinstance(spec, str):
         return _as_reward(spec)
@@ -91,6 +97,16 @@ def _weighted(part: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple
     if set(part) - {"reward", "weight"} or "reward" not in part:
         raise ValueError(f"reward: expected entries of {{reward, weight}}, found the keys {sorted(part)}.")
     return build_reward(part["reward"], tokenizer), float(part.get("weight", 1.0))
+
+
+def _ensemble(spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Ensemble:
+    unknown, names = sorted(set(spec) - {"ensemble", "combine", "k"}), spec["ensemble"]
+    if unknown:
+        raise ValueError(f"reward: expected the keys ensemble, combine, k, found {', '.join(unknown)} too.")
+    if not isinstance(names, list) or len(names) < 2:
+        raise ValueError(f"reward.ensemble: expected a list of at least two reward models, found {names!r}.")
+    members = [build_reward(name, tokenizer) for name in names]
+    return Ensemble(members, spec.get("combine", "mean"), spec.get("k", 1.0))
 
 
 def _import(path: str) -> Any:

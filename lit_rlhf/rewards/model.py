@@ -21,7 +21,8 @@ class ModelReward:
     """Scores with a reward export, in batches of one size.
 
     Where the reward model's tokenizer is the policy's, the policy's own ids are scored; else the texts meet
-    it, through its own tokenizer and chat template.
+    it, through its own tokenizer and chat template. Several components give the score that they were combined to
+    in training, such as mean − k·std.
 
     Args:
         model: the folder or hub name of a reward model, or a scorer already built.
@@ -51,6 +52,17 @@ class ModelReward:
         """Scores ``[N]``, read at the last token of each response."""
         trees = self._trees(completions)
         return score_trees(self.network, trees, self.batch_size, self.device)
+
+    def disagreement(self, completions: Completions) -> Tensor:
+        """Standard deviation of each response's score over the model's components ``[N]``; 0 with one head."""
+        scorer = self.network.network
+        assert isinstance(scorer, ScorerNetwork)
+        return score_trees(
+            lambda trees: scorer.forward_with_disagreement(trees)[1],
+            self._trees(completions),
+            self.batch_size,
+            self.device,
+        )
 
     def _trees(self, completions: Completions) -> list[Tree]:
         if self.shares_ids:

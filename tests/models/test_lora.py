@@ -288,8 +288,8 @@ def test_the_state_holds_what_is_trained_and_loads_onto_the_same_model_alone() -
     besides = {
         name for name in state if not name.endswith((".lora_A.default.weight", ".lora_B.default.weight"))
     }
-    assert besides == {"head.weight", "head.bias", "score_offset", "lora_base_checksum"}
-    assert len(state) == 4 + 2 * 2 * 2  # two layers, two targets, two factors
+    assert besides == {"head.weight", "head.bias", "gain", "weights", "score_offset", "lora_base_checksum"}
+    assert len(state) == 6 + 2 * 2 * 2  # two layers, two targets, two factors
     again, _ = scorer(make_llama(TOKENIZER))
     again.load_state_dict(state)
     assert torch.equal(again(TREES), network(TREES))

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from lit_rlhf.data.trees import pack_trees
+from lit_rlhf.models.components import Components
 from lit_rlhf.models.export import export_scorer
-from lit_rlhf.models.scorer import ScorerNetwork
+from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
 from lit_rlhf.records import Tree
 from lit_rlhf.rewards.build import build_reward, finite_scores
 from lit_rlhf.rewards.function import FunctionReward
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.protocol import Completions, RewardError
-from tests.conftest import make_tokenizer
+from tests.conftest import make_llama, make_tokenizer
 
 
 def count_letters(prompts, completions, letter, **columns):
@@ -170,3 +171,94 @@ def test_a_column_with_a_reserved_name_is_refused(name):
     asked.columns[name] = [1, 2]
     with pytest.raises(RewardError, match=f"field '{name}' has the name of an argument"):
         FunctionReward(count_letters).score(asked)
+
+
+# --- several heads, several models
+
+
+def conservative(model, combine: str = "mean_minus_std") -> ScorerNetwork:
+    network = ScorerNetwork(model.base_model, components=Components(members=3, combine=combine, k=2.0))
+    network.rescale(torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.1, -0.3, 0.4]))
+    return network.eval()
+
+
+def component_scores_by_hand(model, network: ScorerNetwork, asked: Completions) -> torch.Tensor:
+    """``[N, C]``, normalised, from plain calls of the trunk."""
+    rows = []
+    for prompt, response in zip(asked.prompt_ids, asked.response_ids, strict=True):
+        hidden = model.base_model(torch.tensor([prompt + response])).last_hidden_state[0, -1]
+        rows.append((network.head.weight @ hidden) * torch.tensor([0.5, 1.0, 2.0]))
+    return torch.stack(rows).detach() - torch.tensor([0.1, -0.3, 0.4])
+
+
+@pytest.mark.parametrize("same_tokenizer", [True, False])
+def test_a_conservative_export_pays_less_where_its_heads_disagree(same_tokenizer, tiny_llama, tmp_path):
+    policy_tokenizer, asked = make_tokenizer(), completions()
+    export_scorer(conservative(tiny_llama), policy_tokenizer, tmp_path / "reward")
+    network = load_scorer(str(tmp_path / "reward"))
+    parts = component_scores_by_hand(tiny_llama.eval(), network, asked)
+    if not same_tokenizer:  # what the policy calls them means nothing here
+        policy_tokenizer.add_tokens(["<extra>"])
+        asked.prompt_ids, asked.response_ids = [[3], [3]], [[4], [4]]
+    reward = build_reward(str(tmp_path / "reward"), policy_tokenizer)
+    assert reward.shares_ids == same_tokenizer
+    deviation = parts.sub(parts.mean(-1, keepdim=True)).square().mean(-1).sqrt()
+    assert deviation.min() > 0.1
+    assert torch.allclose(reward.score(asked), parts.mean(-1) - 2.0 * deviation, atol=1e-5)
+    assert torch.allclose(reward.disagreement(asked), deviation, atol=1e-5)
+
+
+def test_one_head_never_disagrees(tiny_llama, tiny_tokenizer):
+    reward = ModelReward(ScorerNetwork(tiny_llama.base_model), tiny_tokenizer)
+    assert reward.disagreement(completions(tiny_tokenizer)).tolist() == [0.0, 0.0]
+
+
+def test_an_ensemble_of_whole_models(tiny_tokenizer, tmp_path):
+    asked, folders, rows = completions(tiny_tokenizer), [], []
+    for seed in range(3):
+        model = make_llama(tiny_tokenizer, seed)
+        scorer = ScorerNetwork(model.base_model)
+        folders.append(str(tmp_path / f"reward-{seed}"))
+        export_scorer(scorer, tiny_tokenizer, folders[-1])
+        ends = [
+            model.base_model(torch.tensor([p + r])).last_hidden_state[0, -1] @ scorer.head.weight[0]
+            for p, r in zip(asked.prompt_ids, asked.response_ids, strict=True)
+        ]
+        rows.append(torch.stack(ends).detach())
+    scores = torch.stack(rows)
+    deviation = scores.sub(scores.mean(0)).square().mean(0).sqrt()
+    for extra, expected in [
+        ({}, scores.mean(0)),
+        ({"combine": "min"}, scores.min(0).values),
+        ({"combine": "mean_minus_std"}, scores.mean(0) - deviation),
+        ({"combine": "mean_minus_std", "k": 0.5}, scores.mean(0) - 0.5 * deviation),
+    ]:
+        reward = build_reward({"ensemble": folders, **extra}, tiny_tokenizer).to("cpu")
+        assert torch.allclose(reward.score(asked), expected, atol=1e-5), extra
+        assert torch.allclose(reward.disagreement(asked), deviation, atol=1e-5)
+    # beside another reward, as any
+    weighted = [{"reward": {"ensemble": folders}, "weight": 2.0}, {"reward": count_letters}]
+    both = build_reward(weighted, tiny_tokenizer).score(asked)
+    assert torch.allclose(both, 2 * scores.mean(0) + torch.tensor([1.0, 3.0]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"ensemble": ["here"]}, r"reward\.ensemble: expected a list of at least two reward models, found \['here'\]"),
+        ({"ensemble": "here"}, r"reward\.ensemble: expected a list"),
+        ({"ensemble": [count_letters] * 2, "combine": "gate"}, r"reward\.combine: expected one of mean, min, mean_"),
+        ({"ensemble": [count_letters] * 2, "k": -1}, r"reward\.k: expected a number of at least 0, found -1"),
+        ({"ensemble": [count_letters] * 2, "weights": 1}, r"expected the keys ensemble, combine, k, found weights"),
+        ({"ensembel": ["a", "b"]}, r"expected a mapping with class_path or ensemble, found the keys \['ensembel'\]"),
+    ],
+)  # fmt: skip
+def test_an_ensemble_that_makes_no_sense_is_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        build_reward(spec, make_tokenizer())
+
+
+def test_a_member_without_a_score_leaves_none():
+    spec = {"ensemble": [count_letters, lambda prompts, completions, **_: [None, 1.0]], "combine": "min"}
+    with pytest.raises(RewardError, match=r"nan for 1 of 2 responses.*row-1"):
+        finite_scores(build_reward(spec, make_tokenizer()), completions())

@@ -1,0 +1,58 @@
+"""A reward that is several, with a doubt where they disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lit_rlhf.models.components import combine_scores, disagreement
+from lit_rlhf.rewards.protocol import Completions, Reward
+
+Conservative = Literal["mean", "min", "mean_minus_std"]
+
+
+class Ensemble:
+    """Whole reward models, such as of several seeds, combined to one score.
+
+    A policy finds what one model is wrong about; ``min`` and ``mean_minus_std`` pay less for what only some of them
+    like. The members have to be on one scale: train them with ``unit_variance``.
+
+    Args:
+        members: the rewards.
+        combine: ``mean``, ``min``, or ``mean_minus_std``: mean − k·std over the members, the population's.
+        k: standard deviations that ``mean_minus_std`` takes off.
+
+    Raises:
+        ValueError: no such way to combine, or a negative k.
+    """
+
+    def __init__(self, members: Sequence[Reward], combine: Conservative = "mean", k: float = 1.0) -> None:
+        if combine not in get_args(Conservative):
+            raise ValueError(
+                f"reward.combine: expected one of {', '.join(get_args(Conservative))}, found {combine!r}."
+            )
+        if not isinstance(k, int | float) or not k >= 0:
+            raise ValueError(f"reward.k: expected a number of at least 0, found {k!r}.")
+        self.members = members
+        self.combine = combine
+        self.k = k
+
+    def score(self, completions: Completions) -> Tensor:
+        """Scores ``[N]``; NaN where a member has none."""
+        return combine_scores(self._scores(completions), self.combine, self.k)
+
+    def disagreement(self, completions: Completions) -> Tensor:
+        """Standard deviation of each response's scores over the members ``[N]``."""
+        return disagreement(self._scores(completions))
+
+    def _scores(self, completions: Completions) -> Tensor:
+        return torch.stack([member.score(completions) for member in self.members], -1)
+
+    def to(self, device: torch.device | str) -> Ensemble:
+        """Move every member."""
+        for member in self.members:
+            member.to(device)
+        return self
