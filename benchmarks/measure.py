@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.baselines import bag_of_words, longer_wins
 from benchmarks.command_line import Runner
-from benchmarks.intervals import bootstrap
 from benchmarks.pair_logprobs import preferred_is_likelier
 from benchmarks.prepare import read
 from benchmarks.slot_coverage import coverage
 from benchmarks.steps import PHASES, PRETRAIN_WINDOWS
+from lit_rlhf.metrics import bootstrap
+from lit_rlhf.metrics.baselines import TextComparison, bag_of_words, longer_wins
 
 READ_BY = (
     *("pretrain", "sft", "sft-after", "reward-ukp", "reward-ukp-scores", "reward-hh", "reward-hh-scores"),
@@ -26,7 +26,7 @@ READ_BY = (
 """Steps whose account of what was read and cut is shown."""
 
 Row = dict[str, Any]
-PACKAGES = ("lit-rlhf", "torch", "lightning", "transformers", "tokenizers", "scikit-learn")
+PACKAGES = ("lit-rlhf", "torch", "lightning", "transformers", "tokenizers")
 
 
 def measure(data: Path, runner: Runner) -> dict[str, Any]:
@@ -111,8 +111,9 @@ def reward(
     scored = read(out / f"reward-{name}-scores" / "predictions.jsonl")
     assert [row["id"] for row in scored] == [row["id"] for row in held_out]
     right = [_ahead(*row["reward_scores"]) for row in scored]
-    longer = longer_wins(held_out)
-    words = bag_of_words(training, development, held_out)
+    read_as_text = [_texts(rows) for rows in (training, development, held_out)]
+    longer = [_ahead(margin, 0.0) for margin in longer_wins(read_as_text[2]).tolist()]
+    words = [_ahead(margin, 0.0) for margin in bag_of_words(*read_as_text).tolist()]
     prompts = [row["prompt"] for row in held_out]
     return {
         "pairs": len(held_out),
@@ -192,7 +193,8 @@ def dpo(data: Path, out: Path) -> dict[str, Any]:
             ]
             for name in phenomena
         },
-        "longer_wins": sum(longer_wins(pairs)) / len(pairs),
+        "longer_wins": sum(_ahead(margin, 0.0) for margin in longer_wins(_texts(pairs)).tolist())
+        / len(pairs),
         "development_accuracy": curve(out / "dpo", "val/rewards/accuracies"),
     }
 
@@ -246,6 +248,10 @@ def _score(row: Row, sample: Row) -> float:
 
 def _bootstrap_of(values: Sequence[float], prompts: Sequence[str], places: Sequence[int]) -> Any:
     return bootstrap([values[place] for place in places], [prompts[place] for place in places])
+
+
+def _texts(pairs: Sequence[Row]) -> list[TextComparison]:
+    return [TextComparison(pair["chosen"], pair["rejected"]) for pair in pairs]
 
 
 def _differences(one: Sequence[float], other: Sequence[float]) -> list[float]:

@@ -27,7 +27,7 @@ def heading(results: Numbers) -> str:
     conditions, start = results["conditions"], results["pretrain"]
     versions = ", ".join(
         f"{name} {conditions[name]}"
-        for name in ("lit-rlhf", "python", "torch", "lightning", "transformers", "tokenizers", "scikit-learn")
+        for name in ("lit-rlhf", "python", "torch", "lightning", "transformers", "tokenizers")
     )
     cpu = sum(step["cpu_seconds"] for step in conditions["steps"])
     return f"""# All four phases on real text
