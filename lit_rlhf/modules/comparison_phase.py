@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_rlhf.metrics import NamedMeans, PairAccuracy
+from lit_rlhf.metrics.accuracy import PairAccuracy
+from lit_rlhf.metrics.calibration import CalibrationError
+from lit_rlhf.metrics.judged import Judged, JudgedComparisons
+from lit_rlhf.metrics.length import LengthCorrelation
+from lit_rlhf.metrics.means import NamedMeans
+from lit_rlhf.metrics.rankings import KendallTau, TopOne
 from lit_rlhf.modules.base import PhaseModule
 from lit_rlhf.records import LossOutput, ResponseTrees
 
@@ -29,9 +34,17 @@ class Judgement(NamedTuple):
     """What a phase thinks of a batch's responses."""
 
     losses: Tensor
-    """Of each comparison, ``[C]``."""
+    """Of each item that the loss is a mean of, ``[M]``: comparisons, or what else the phase counts."""
+    weights: Tensor
+    """What each of them adds to a mean over prompts of per-prompt means, ``[M]``."""
     scores: Tensor
     """Score or implicit reward of each response, ``[N]``."""
+    probability: Tensor
+    """P(better ≻ worse) of each comparison, ``[C]``, without gradient."""
+    disagreement: Tensor
+    """Standard deviation of each response's scores over the components, ``[N]``; 0 where there is one."""
+    extra: Tensor | None = None
+    """What is added to the mean in training, a scalar."""
     logprobs: Tensor | None = None
     """log π(y|x) of each response, ``[N]``, where the phase has a policy."""
 
@@ -39,10 +52,19 @@ class Judgement(NamedTuple):
 class ComparisonPhase(PhaseModule):
     """Abstract; a phase defines :meth:`judge`."""
 
+    needs_comparisons = True
+    """Whether a batch without one has nothing to learn from."""
+
     def set_up_validation(self) -> None:
         """Make the validation metrics; called once by the constructor."""
         self.val_accuracy = PairAccuracy()
+        self.val_calibration = CalibrationError()
+        self.val_kendall_tau = KendallTau()
+        self.val_top1 = TopOne()
+        self.val_length_correlation = LengthCorrelation()
         self.val_means = NamedMeans(VALIDATION_MEANS)
+        self.val_judged = JudgedComparisons()
+        self._judged: Judged | None = None
         self._shown: list[dict[str, Any]] = []
 
     def judge(self, batch: ResponseTrees) -> Judgement:
@@ -55,14 +77,16 @@ class ComparisonPhase(PhaseModule):
         Raises:
             ValueError: the batch holds no comparison.
         """
-        if batch.better.numel() == 0:
+        if batch.better.numel() == 0 and self.needs_comparisons:
             raise ValueError(
                 f"{type(self).__name__} needs comparisons; {batch.row_ids[0]} has none. Give it a PairDataModule or a "
                 "RankingDataModule."
             )
         judgement = self.judge(batch)
-        weights = batch.comparison_weights()
-        return LossOutput((weights * judgement.losses).sum(), weights.sum(), self._metrics(judgement, batch))
+        total, count = (judgement.weights * judgement.losses).sum(), judgement.weights.sum()
+        if judgement.extra is not None:
+            total = total + count * judgement.extra
+        return LossOutput(total, count, self._metrics(judgement, batch))
 
     def training_step(self, batch: ResponseTrees, batch_idx: int) -> Tensor:
         output = self.compute_loss(batch)
@@ -72,26 +96,48 @@ class ComparisonPhase(PhaseModule):
 
     def validation_step(self, batch: ResponseTrees, batch_idx: int) -> None:
         judgement = self.judge(batch)
-        self.val_means.update("val/loss", judgement.losses, batch.comparison_weights())
-        better, worse = judgement.scores[batch.better], judgement.scores[batch.worse]
-        self.val_accuracy.update(better, worse, batch.target)
+        scores = judgement.scores
+        self.val_means.update("val/loss", judgement.losses, judgement.weights)
+        self.val_accuracy.update(scores[batch.better], scores[batch.worse], batch.target)
+        self.val_calibration.update(judgement.probability, batch.target)
+        self.val_kendall_tau.update(scores, batch.ranks, batch.tree_index)
+        self.val_top1.update(scores, batch.ranks, batch.tree_index)
+        lengths = torch.tensor(batch.response_lengths, device=scores.device)
+        self.val_length_correlation.update(scores, lengths, batch.tree_index)
+        self.val_judged.update(batch, scores, judgement.probability, judgement.disagreement)
         decided = float((batch.target != 0.5).sum())
         for name, value in self._metrics(judgement, batch).items():
             if name != "rewards/accuracies":
                 self.val_means.update(f"val/{name}", value, decided)
         if batch_idx == 0:
-            self._shown = self._comparison_table(batch, judgement.scores)
+            self._shown = self._comparison_table(batch, scores)
 
     def on_validation_epoch_end(self) -> None:
         # the metrics have been summed over ranks already; sync_dist then averages equal numbers
         shown = {"val/loss", "val/rewards/accuracies"}
-        accuracy = {"val/rewards/accuracies": self.val_accuracy.compute()}
-        self.val_accuracy.reset()
-        for name, value in {**self.val_means.compute(), **accuracy}.items():
-            self.log(name, value, prog_bar=name in shown, sync_dist=True)
+        counted = {
+            "val/rewards/accuracies": self.val_accuracy,
+            "val/calibration/ece": self.val_calibration,
+            "val/ranking/kendall_tau": self.val_kendall_tau,
+            "val/ranking/top1": self.val_top1,
+            "val/bias/length_correlation": self.val_length_correlation,
+        }
+        numbers = self.val_means.compute()
+        for name, metric in counted.items():
+            numbers[name] = metric.compute()
+            metric.reset()
+        for name, value in numbers.items():
+            if not value.isnan():  # nothing was seen that it could be counted on
+                self.log(name, value, prog_bar=name in shown, sync_dist=True)
+        self._judged = self.val_judged.compute()
+        self.val_judged.reset()
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
+
+    def evaluation(self) -> Judged | None:
+        """Every comparison and response of the last validation or test, all ranks; None before there was one."""
+        return self._judged
 
     def sample_table(self) -> list[dict[str, Any]] | None:
         """The first validation comparisons with their scores."""

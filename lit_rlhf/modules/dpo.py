@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -34,6 +35,8 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         model: folder in Hugging Face layout, hub name, or (from Python) a causal language model already built.
         beta: β, reward per nat: small lets the policy go far from the reference. The paper uses 0.1 and 0.5.
         label_smoothing: share of labels assumed wrong (cDPO); 0 trusts them.
+        ties: what a tie says. ``drop``: nothing. ``half``: either is as likely to be better, which holds the implicit
+            rewards of the two together.
         reference: folder of the reference policy; null = the policy as it starts.
         reference_storage: ``frozen`` keeps a second model; ``precomputed`` looks at all rows once before
             training, keeps one number a response in a file beside the data, and holds no second model;
@@ -59,6 +62,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         model: str | nn.Module,
         beta: float = 0.1,
         label_smoothing: float = 0.0,
+        ties: Literal["half", "drop"] = "drop",
         reference: str | None = None,
         reference_storage: Literal["frozen", "precomputed", "adapter_off"] = "frozen",
         lora: Lora | None = None,
@@ -80,6 +84,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         check_argument("label_smoothing", label_smoothing, 0 <= label_smoothing < 0.5, "0 to less than 0.5")
         self.beta = beta
         self.label_smoothing = label_smoothing
+        self.ties = ties
         if reference_storage == "adapter_off":
             _check_adapter_off(lora, reference)
         self.network = disable_dropout(PolicyNetwork(load_causal_lm(model, attention)))
@@ -110,7 +115,15 @@ class DPOModule(ComparisonPhase, PolicyPhase):
             batch.target,
             self.label_smoothing,
         )
-        return Judgement(losses, implicit_reward(logprobs.detach(), reference, self.beta), logprobs)
+        rewards = implicit_reward(logprobs.detach(), reference, self.beta)
+        return Judgement(
+            losses,
+            batch.comparison_weights(without_ties=self.ties == "drop"),
+            rewards,
+            probability=(rewards[batch.better] - rewards[batch.worse]).sigmoid(),
+            disagreement=torch.zeros_like(rewards),
+            logprobs=logprobs,
+        )
 
     def reference_logprobs(self, batch: ResponseTrees) -> Tensor:
         """log π_ref(y|x) of each response, ``[N]``, without gradient."""

@@ -1,32 +1,40 @@
-"""Reward models: learn from comparisons and rankings which response people prefer."""
+"""Reward models: learn from comparisons, rankings, votes and ratings which response people prefer."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.data.datamodules import read_reference_trees
-from lit_rlhf.data.trees import pack_trees
-from lit_rlhf.losses.reward import bradley_terry_loss
+from lit_rlhf.data.seed import settled_seed
+from lit_rlhf.data.trees import pack_trees, plant_tree
+from lit_rlhf.metrics.agreement import describe_agreement
+from lit_rlhf.models.components import Components
 from lit_rlhf.models.export import export_scorer
-from lit_rlhf.models.loading import disable_dropout
+from lit_rlhf.models.loading import disable_dropout, has_dropout
 from lit_rlhf.models.lora import add_lora
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.reading import Attention
-from lit_rlhf.models.scorer import Link, ScorerNetwork, load_scorer
+from lit_rlhf.models.scorer import Link, Reading, ScorerNetwork, load_scorer
 from lit_rlhf.modules.base import default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
-from lit_rlhf.records import ResponseTrees, Tree
-
-MAX_REFERENCES = 512
-"""Reference responses that the mean is taken over, at most; the first ones."""
+from lit_rlhf.modules.contrastive import Contrastive, ContrastiveTerm
+from lit_rlhf.modules.heads import domain_numbers, participation
+from lit_rlhf.modules.meta_learning import LookAhead, MetaLearning
+from lit_rlhf.modules.preference_objective import Items, Loss, PreferenceObjective, Ties
+from lit_rlhf.modules.rating_scales import Scale, annotator_scales, rescaled_ratings
+from lit_rlhf.modules.score_normalization import ScoreNormalization
+from lit_rlhf.ops.noise import drawing_from
+from lit_rlhf.records import Prompt, Response, ResponseTrees, Row
 
 
 class RewardModule(ComparisonPhase):
@@ -34,16 +42,37 @@ class RewardModule(ComparisonPhase):
 
     L = mean over prompts of the mean over a prompt's comparisons of −log σ(r_w − r_l − margin). K responses
     are scored once and give all their comparisons; with K = 2 this is the Bradley-Terry loss on pairs.
-    Dropout is off (Huang et al. 2024, detail 7).
+    Dropout is off (Huang et al. 2024, detail 7), but for a contrastive term.
 
     Args:
         model: folder of a causal language model, whose language-model head is replaced by a new regression
             head (weights N(0, 1/(D+1)), bias 0); or a reward export, which keeps its head and bias; or (from
             Python) a causal language model already built.
+        loss: ``pairs``: every comparison of a prompt, their mean. ``plackett_luce``: the likelihood of the whole
+            ranking, divided by its K − 1 choices. ``best_of_k``: that of the best response alone. ``ratings``:
+            squared error to ratings in each annotator's own scale, the baseline that comparisons are held against.
         link: ``bradley_terry``: the head gives the score. ``luce``: the response's strength is softplus of
             the head, P(w ≻ l) = s_w/(s_w+s_l), and the score is the strength's logarithm. Null: a new head
             is ``bradley_terry``, and an export keeps its own.
+        ties: what a tie says. ``half``: either is as likely to be better. ``drop``: nothing. ``rao_kupper``: the two
+            differ by less than a width that is learned.
+        margin: by how much the better response should win, in units of the score; null = what the data says.
+        label_smoothing: share of labels assumed wrong: the target is 1 − α in place of 1.
+        flip_rate: known share of flipped labels, which the loss is corrected for without bias (rDPO's form); its
+            losses are not bounded below, so stop early.
+        uniform_error: share of answers assumed to be given blindly (Christiano et al. 2017): pairs that the model is
+            sure about lose their pull.
+        center_coef: weight of (r_w + r_l)², which keeps scores near 0 during training; TRL takes 0.01.
+        contrastive: an unsupervised term beside the loss; null = none. ``method`` (simcse, swav), ``on`` (responses,
+            differences), ``weight``, ``temperature``, ``dropout``, ``prototypes``, ``projection``: see `Contrastive`.
+        meta: a look ahead on unlabelled samples of the policy before each update (MetaRM); null = none. ``samples``,
+            ``step``, ``batch_size``: see `MetaLearning`.
+        components: several heads on one trunk, and how they are combined; null = one head. ``domains`` (one head
+            each) or ``members`` (a bootstrap ensemble), ``combine`` (mean, min, mean_minus_std, gate), ``k``: see
+            `Components`.
         center: after training, take off every score what makes the reference responses average 0.
+        unit_variance: after training, divide every score by the reference responses' standard deviation.
+            Components are always standardised.
         references: demonstrations file whose responses shall average 0; null = the preferred responses of
             the training data. At most 512 are scored, before each validation
             and at the end of an epoch.
@@ -57,6 +86,8 @@ class RewardModule(ComparisonPhase):
         chat_template: for conversations where the tokenizer has none: ``chatml``, a .jinja file, or the text.
         attention: ``trees`` computes each prompt once for all its responses; ``padded`` gives every response a
             row of its own; ``auto`` takes trees where the model lets its attention be replaced.
+        seed: of bootstrap weights, contrastive views and the samples that are looked ahead on; null = that of
+            ``seed_everything``.
     """
 
     network: ScorerNetwork
@@ -64,8 +95,19 @@ class RewardModule(ComparisonPhase):
     def __init__(
         self,
         model: str | nn.Module,
+        loss: Loss = "pairs",
         link: Link | None = None,
+        ties: Ties = "half",
+        margin: float | None = None,
+        label_smoothing: float = 0.0,
+        flip_rate: float = 0.0,
+        uniform_error: float = 0.0,
+        center_coef: float = 0.0,
+        contrastive: Contrastive | None = None,
+        meta: MetaLearning | None = None,
+        components: Components | None = None,
         center: bool = True,
+        unit_variance: bool = False,
         references: str | None = None,
         lora: Lora | None = None,
         optimizer: OptimizerCallable = default_optimizer,
@@ -73,86 +115,189 @@ class RewardModule(ComparisonPhase):
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
         attention: Attention = "auto",
+        seed: int | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         lora = lora_settings(lora, dropout=False)
+        views, ahead, heads = Contrastive.of(contrastive), MetaLearning.of(meta), Components.of(components)
+        # as plain values, which a checkpoint can hold
+        contrastive, meta, components = (s and s.plain() for s in (views, ahead, heads))  # type: ignore[assignment]
         self.remember_arguments(model)
-        self.center = center
-        self.references = references
-        self.network = disable_dropout(load_scorer(model, link, attention))
+        self.seed = settled_seed(seed)
+        self.ties: Ties = ties
+        self.network = load_scorer(model, link, attention, heads)
+        # a contrastive term takes its two views from the trunk's own dropout where it has one
+        self._trunk_makes_views = views is not None and has_dropout(self.network)
+        if not self._trunk_makes_views:
+            disable_dropout(self.network)
         self.adapter = add_lora(self.network, self.network.trunk, lora)
+        self.objective = PreferenceObjective(
+            loss, ties, margin, label_smoothing, flip_rate, uniform_error, center_coef
+        )
+        self.needs_comparisons = loss != "ratings"
+        self.contrastive_term = (
+            None if views is None else ContrastiveTerm(views, self.network.head.in_features)
+        )
+        self._look_ahead = None if ahead is None else LookAhead(ahead, self.raw_scores, self._mean_over_ranks)
+        if unit_variance and self.network.num_components > 1:
+            raise ValueError("model.unit_variance: components are standardised anyway; leave it false.")
+        self._normalization = ScoreNormalization(self, center, unit_variance, references)
+        self._rating_scales: dict[str, Scale] = {}
         self.set_up_validation()
-        self._centered_at: int | None = None
 
     def score(self, batch: ResponseTrees) -> Tensor:
-        """Scores ``[N]``. Meant to be overridden."""
+        """Scores ``[N]``, components combined. Meant to be overridden: with one head, training sees them too."""
         return self.network(batch)
+
+    def raw_scores(self, batch: ResponseTrees) -> Tensor:
+        """What each head says, before gain and offset, ``[N, C]``."""
+        return self.network.raw(self.network.read(batch).states)
+
+    @torch.no_grad()
+    def prefer(self, prompt: Prompt, a: Response, b: Response) -> float:
+        """P(a ≻ b | prompt), ties left aside; ``prefer(x, a, b) + prefer(x, b, a)`` is 1.
+
+        Args:
+            prompt: text or messages.
+            a: one response.
+            b: the other.
+        """
+        trees, _ = plant_tree(Row(prompt, [a, b]), self.encoder)
+        batch = pack_trees(trees).to(self.device)
+        with evaluating(self.network):
+            reading = self.network.read(batch)
+            raw = self.network.raw(reading.states)
+            gates = None if self.network.gate is None else self.network.gate_logits(reading)
+            weights = None if gates is None else gates.softmax(-1)
+            return self.network.preference(raw[:1], raw[1:], weights).item()
 
     def judge(self, batch: ResponseTrees) -> Judgement:
         """Every response scored once, every comparison of the prompt from those scores."""
-        scores = self.score(batch)
-        better, worse = scores[batch.better], scores[batch.worse]
-        return Judgement(bradley_terry_loss(better, worse, batch.target, batch.margin), scores)
+        if self.network.num_components == 1 and self.contrastive_term is None:
+            scores = self.score(batch)
+            raw = (scores[:, None] + self.network.score_offset) / self.network.gain
+            return self._judgement(batch, raw, scores, self._items(raw, batch))
+        reading = self.network.read(batch)
+        raw, extra = self.network.raw(reading.states), None
+        gates = None if self.network.gate is None else self.network.gate_logits(reading)
+        if self.contrastive_term is None or not self.training:
+            items = self._items(raw, batch)
+        else:
+            views = self._views(reading, batch)
+            items, other = (self._items(self.network.raw(view), batch) for view in views)
+            items = items._replace(losses=(items.losses + other.losses) / 2)
+            extra = self.contrastive_term(*views, batch)
+        if gates is not None and self.training:
+            routing = cross_entropy(gates, domain_numbers(self.network.components, batch))
+            extra = routing if extra is None else extra + routing
+        of_response = None if gates is None else gates[batch.tree_index]
+        scores = self.network.combined(raw, of_response)
+        return self._judgement(batch, raw, scores, items, extra, of_response)
+
+    def _items(self, raw: Tensor, batch: ResponseTrees) -> Items:
+        """What the loss is a mean of, over all heads."""
+        ratings = rescaled_ratings(batch, self._rating_scales) if self._rating_scales else None
+        shares = participation(self.network.components, batch, self.seed if self.training else None)
+        parts = []
+        for column, share in zip(raw.unbind(1), shares.to(raw).unbind(1), strict=True):
+            items = self.objective(column, batch, ratings)
+            parts.append(items._replace(weights=items.weights * share[items.trees]))
+        return Items(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+    def _views(self, reading: Reading, batch: ResponseTrees) -> tuple[Tensor, Tensor]:
+        assert self.contrastive_term is not None
+        if self._trunk_makes_views:
+            return reading.states, self.network.read(batch).states
+        return self.contrastive_term.views(reading.states)
+
+    def _judgement(
+        self,
+        batch: ResponseTrees,
+        raw: Tensor,
+        scores: Tensor,
+        items: Items,
+        extra: Tensor | None = None,
+        gates: Tensor | None = None,
+    ) -> Judgement:
+        weights = None if gates is None else gates[batch.better].softmax(-1)
+        raw = raw.detach()
+        probability = self.network.preference(raw[batch.better], raw[batch.worse], weights)
+        disagreement = self.network.normalized(raw).std(1, correction=0)
+        return Judgement(items.losses, items.weights, scores, probability.detach(), disagreement, extra)
+
+    def training_step(self, batch: ResponseTrees, batch_idx: int) -> Tensor:
+        seed = self.dropout_seed(batch_idx)
+        difference = None
+        if self._look_ahead is not None:
+            difference = self._look_ahead.move(self._trained(), seed, device=self.device)
+        try:
+            with drawing_from(seed, self.device) if self.contrastive_term is not None else nullcontext():
+                output = self.compute_loss(batch)
+            loss = self.mean_loss(output, batch.row_ids)
+        except BaseException:
+            self._put_back()
+            raise
+        if difference is not None:
+            output.metrics["meta/difference"] = difference
+        self.log_training(output)
+        return loss
+
+    def on_after_backward(self) -> None:
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if self._look_ahead is not None:
+            self._look_ahead.put_back()
 
     def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
-        """The scores of each row's responses."""
+        """The scores of each row's responses; of several components also how far they disagree."""
         counts = torch.bincount(batch.tree_index, minlength=batch.num_trees).tolist()
         if 0 in counts:
             raise ValueError(f"{batch.row_ids[counts.index(0)]}: expected responses to score, found none.")
-        per_row = self.score(batch).split(counts)
+        columns = {"reward_scores": self.score(batch)}
+        if self.network.num_components > 1:
+            columns["reward_disagreement"] = self.network.forward_with_disagreement(batch)[1]
+        per_row = {name: values.split(counts) for name, values in columns.items()}
         return [
-            {"id": name, "reward_scores": scores.tolist()}
-            for name, scores in zip(batch.row_ids, per_row, strict=True)
+            {"id": row_id, **{name: values[place].tolist() for name, values in per_row.items()}}
+            for place, row_id in enumerate(batch.row_ids)
         ]
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        votes = [row.votes for row in self._training_rows() if row.votes]
+        for line in describe_agreement(votes) if votes else []:
+            rank_zero_info(line)
+        if self.objective.loss == "ratings":
+            self._rating_scales = annotator_scales(self.datamodule.trees("train"))
+        if self._look_ahead is not None:
+            if not isinstance(self.trainer.strategy, DDPStrategy | SingleDeviceStrategy):
+                raise ValueError(
+                    "model.meta moves whole weights: it runs on one device or under ddp, not under "
+                    f"{type(self.trainer.strategy).__name__}."
+                )
+            limits = ("max_prompt_tokens", "max_response_tokens")
+            self._look_ahead.read(self.encoder, *(getattr(self.datamodule, limit, None) for limit in limits))
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
         # before a checkpoint that is written at the end of validation, so that its bias is the centred one
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self._center_scores()
+            self._normalization.settle()
 
     def on_train_epoch_end(self) -> None:
-        self._center_scores()
+        self._normalization.settle()
 
-    @torch.no_grad()
-    def _center_scores(self) -> None:
-        """Shift all scores so that the reference responses average 0; no comparison's loss changes."""
-        if not self.center or self._centered_at == self.trainer.global_step:
-            return
-        trees = self._reference_trees()
-        if not trees:
-            rank_zero_warn(
-                "RewardModule: no reference responses were found to set the mean score to 0 with. Give "
-                "model.references, or set model.center to false."
-            )
-            self._centered_at = self.trainer.global_step
-            return
-        with evaluating(self.network):
-            mean = self._mean_score(trees)
-        self.network.shift(mean)
-        self._centered_at = self.trainer.global_step
-        rank_zero_info(
-            f"Scores shifted by {-mean.item():+.4f}: {len(trees)} reference responses now average 0."
-        )
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rating_scales"] = {name: list(scale) for name, scale in self._rating_scales.items()}
 
-    def _mean_score(self, trees: list[Tree]) -> Tensor:
-        """Mean score over all ranks, each looking at its share in batches of the same number."""
-        rank, world = self.global_rank, self.trainer.world_size
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for start in range(0, len(trees), 32 * world):
-            share = trees[start + rank : start + 32 * world : world]
-            scores = self.network(pack_trees(share or trees[:1]).to(self.device))  # every rank takes part
-            if share:
-                total += torch.stack([scores.double().sum(), total.new_tensor(float(len(scores)))])
-        if world > 1:
-            total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        return (total[0] / total[1]).float()
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored = checkpoint.get("rating_scales", {})
+        self._rating_scales = {name: (mean, deviation) for name, (mean, deviation) in stored.items()}
 
-    def _reference_trees(self) -> list[Tree]:
-        if self.references is not None:
-            return read_reference_trees(self.references, self.encoder)[:MAX_REFERENCES]
-        trees = self.datamodule.trees("train") if hasattr(self.datamodule, "trees") else []
-        return [single for tree in trees[:MAX_REFERENCES] if (single := _preferred_only(tree))]
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The network, and what the loss learns beside it."""
+        return [{"params": self._trained()}]
 
     def export(self, directory: str | Path) -> None:
         """Write the model as ``AutoModelForSequenceClassification`` with one label loads it.
@@ -161,12 +306,11 @@ class RewardModule(ComparisonPhase):
         """
         export_scorer(self.network, self.tokenizer_to_export(), directory, self.adapter)
 
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-def _preferred_only(tree: Tree) -> Tree | None:
-    """The tree with its most preferred response alone: never the worse one of a comparison, if there is one."""
-    losers = {c.worse for c in tree.comparisons if c.target > 0.5}
-    winners = [c.better for c in tree.comparisons if c.target > 0.5 and c.better not in losers]
-    if not winners:
-        return None
-    best = winners[0]
-    return Tree(tree.prompt_ids, [tree.response_ids[best]], [tree.response_masks[best]], id=tree.id)
+    def _training_rows(self) -> list[Row]:
+        return self.datamodule.rows("train") if hasattr(self.datamodule, "rows") else []
+
+    def _mean_over_ranks(self, value: Tensor) -> Tensor:
+        return self._sum_over_ranks(value) / self.trainer.world_size

@@ -9,6 +9,7 @@ from lit_rlhf import (
     PairDataModule,
     PPOModule,
     PromptDataModule,
+    RankingDataModule,
     RewardModule,
     SFTModule,
 )
@@ -19,6 +20,10 @@ from tests.modules.training import quiet_trainer
 
 TOKENIZER = make_tokenizer()
 PAIRS = [{"prompt": f"the soup {i}", "chosen": " is tasty", "rejected": " is late"} for i in range(8)]
+RANKINGS = [
+    {"prompt": f"the soup {i}", "responses": [" is tasty now", " is late", " ."], "ranks": [1, 2, 3]}
+    for i in range(8)
+]
 DEMONSTRATIONS = [{"prompt": f"the soup {i}", "response": " is tasty"} for i in range(8)]
 PROMPTS = [{"prompt": f"the soup {i}"} for i in range(8)]
 
@@ -33,7 +38,10 @@ def fits() -> list[tuple[L.LightningModule, L.LightningDataModule]]:
     demonstrations = DemonstrationDataModule(DEMONSTRATIONS, val_path=DEMONSTRATIONS, batch_size=4)
     return [
         (SFTModule(make_llama(TOKENIZER), **shared), demonstrations),
-        (RewardModule(make_llama(TOKENIZER), **shared), PairDataModule(PAIRS, val_path=PAIRS, batch_size=4)),
+        (
+            RewardModule(make_llama(TOKENIZER), meta={"samples": RANKINGS}, **shared),
+            RankingDataModule(RANKINGS, val_path=RANKINGS, batch_size=4),
+        ),
         (DPOModule(make_llama(TOKENIZER), **shared), PairDataModule(PAIRS, val_path=PAIRS, batch_size=4)),
         (
             PPOModule(make_llama(TOKENIZER), length, minibatch_size=4, max_new_tokens=4, **shared),

@@ -217,20 +217,20 @@ def test_predict_gives_the_scores_of_each_row():
     assert rows[1]["reward_scores"] == pytest.approx(alone.tolist(), abs=1e-5)
 
 
-def _bias_on_a_rank() -> tuple[float, float]:
+def _offset_on_a_rank() -> tuple[float, float]:
     module = make_module()
     trainer = quiet_trainer(devices=2, strategy="ddp")
     trainer.fit(module, datamodule=PairDataModule(PAIRS[:31], val_path=PAIRS[:5], batch_size=8))
-    return module.network.head.bias.item(), trainer.callback_metrics["val/rewards/accuracies"].item()
+    return module.network.score_offset.item(), trainer.callback_metrics["val/rewards/accuracies"].item()
 
 
-def test_two_ranks_set_the_bias_and_count_the_accuracy_of_one():
+def test_two_ranks_centre_and_count_the_accuracy_of_one():
     single = make_module()
     trainer = quiet_trainer()
     trainer.fit(single, datamodule=PairDataModule(PAIRS[:31], val_path=PAIRS[:5], batch_size=8))
     accuracy = trainer.callback_metrics["val/rewards/accuracies"].item()
-    for bias, counted in run_distributed(_bias_on_a_rank, 2):
-        assert bias == pytest.approx(single.network.head.bias.item(), abs=1e-3)
+    for offset, counted in run_distributed(_offset_on_a_rank, 2):
+        assert offset == pytest.approx(single.network.score_offset.item(), abs=1e-3)
         assert counted == pytest.approx(accuracy, abs=1e-6)
 
 
