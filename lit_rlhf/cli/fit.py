@@ -27,6 +27,7 @@ from lit_rlhf.cli.guard import run_guarded
 from lit_rlhf.cli.parser import QuietParser
 from lit_rlhf.cli.predictions import PredictionsFile
 from lit_rlhf.cli.progress import ProgressLines
+from lit_rlhf.cli.reward_report import RewardReport
 from lit_rlhf.cli.run_folder import (
     RUN_VARIABLE,
     AtomicCheckpointIO,
@@ -132,8 +133,8 @@ class CommandLine(LightningCLI):
         if self.command == "predict":
             return [PredictionsFile()]
         if self.command != "fit":
-            return [MetricsFile(f"{self.command}.json")]
-        ours: list[Callback] = [MetricsFile(), SampleTable(), Throughput(), ExportAtEnd()]
+            return [MetricsFile(f"{self.command}.json"), RewardReport(f"{self.command}.json")]
+        ours: list[Callback] = [MetricsFile(), SampleTable(), Throughput(), ExportAtEnd(), RewardReport()]
         if settings.enable_checkpointing is not False:
             ours += [LastCheckpoint(self.run_folder, settings.check_val_every_n_epoch), GracefulStop()]
         return ours
