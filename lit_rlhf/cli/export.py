@@ -25,13 +25,31 @@ def main(argv: Sequence[str]) -> None:
         "--model", help="the folder that the run started from, if it is no longer where it was"
     )
     parser.add_argument("--module", help="the module's class, for a checkpoint not made by `lit-rlhf fit`")
+    parser.add_argument(
+        "--combine",
+        choices=("mean", "min", "mean_minus_std", "gate"),
+        help="of a reward model with components: how their scores become one, if not as it was trained",
+    )
+    parser.add_argument("--k", type=float, help="standard deviations that mean_minus_std takes off")
+    parser.add_argument(
+        "--few-shot",
+        metavar="FILE",
+        help="of a reward model with components: fit the weights of their mean on the judged pairs of this file",
+    )
     arguments = parser.parse_args(argv)
     checkpoint, directory = Path(arguments.checkpoint), Path(arguments.directory)
     if not checkpoint.exists():
         refuse(f"{checkpoint}: no such file.", *near_files(str(checkpoint)))
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         refuse(f"{directory} is not empty.", "Give a new folder.")
+    if arguments.few_shot and not Path(arguments.few_shot).exists():
+        refuse(f"--few-shot {arguments.few_shot}: no such file.", *near_files(arguments.few_shot))
+    from lit_rlhf.cli.guard import silence_adverts
+
+    silence_adverts()
     module = load_module(checkpoint, arguments.module, arguments.model)
+    if arguments.combine or arguments.k is not None or arguments.few_shot:
+        combine_components(module, arguments)
     said = f"exported {type(module).__name__} of {checkpoint} to {directory}"
     if getattr(module, "adapter", None) is not None:
         beside = directory.with_name(f"{directory.name}-adapter")
@@ -40,6 +58,18 @@ def main(argv: Sequence[str]) -> None:
         said += f", merged; the adapter alone to {beside}"
     module.export(directory)
     print(said)
+
+
+def combine_components(module: Any, arguments: argparse.Namespace) -> None:
+    """Do to a reward module's components what the arguments ask for, and say what was fitted."""
+    from lit_rlhf.cli.export_components import fit_few_shot, recombine
+
+    try:
+        recombine(module, arguments.combine, arguments.k)
+        lines = fit_few_shot(module, arguments.few_shot) if arguments.few_shot else []
+    except ValueError as error:  # such as a row of the file that cannot be read
+        refuse(str(error))
+    print("\n".join(lines) + "\n" * bool(lines), end="")
 
 
 def load_module(checkpoint: Path, class_name: str | None, model: str | None) -> Any:

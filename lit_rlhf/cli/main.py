@@ -34,6 +34,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("the validation loop, once", "lit_rlhf.cli.fit:main_validate"),
     "test": ("the validation loop over a test file", "lit_rlhf.cli.fit:main_test"),
     "predict": ("scores of a reward model, samples of a policy, as JSONL", "lit_rlhf.cli.fit:main_predict"),
+    "score": (
+        "a file of responses with a reward model's scores, and how well it agrees with people",
+        "lit_rlhf.cli.score:main",
+    ),
+    "strength": (
+        "how sure several reward models are of each pair, and the doubtful labels mended",
+        "lit_rlhf.cli.strength:main",
+    ),
     "export": ("a checkpoint as a Hugging Face folder", "lit_rlhf.cli.export:main"),
     "env": ("versions and devices, for a bug report", "lit_rlhf.cli.env:main"),
 }

@@ -35,6 +35,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["fit", "--help"], 0),
         (["fit", "--config", "no-such.yaml"], 2),
         (["ls"], 0),
+        (["score", "--help"], 0),
+        (["score", "model", "no-such.jsonl", "--out", "o.jsonl"], 2),
+        (["strength", "--help"], 0),
+        (["strength", "--config", "no-such.yaml", "--out", "d"], 2),
     ],
 )
 def test_nothing_heavy_is_imported(argv: list[str], code: int) -> None:
@@ -65,6 +69,8 @@ def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture
         "validate",
         "test",
         "predict",
+        "score",
+        "strength",
         "export",
         "env",
     ):

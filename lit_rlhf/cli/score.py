@@ -1,0 +1,80 @@
+"""``lit-rlhf score``: what a reward model says of every response in a file, and where they are judged, how well."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_rlhf.cli.refusal import near_files, refuse
+
+
+def main(argv: Sequence[str]) -> None:
+    """``lit-rlhf score MODEL FILE... --out F``"""
+    arguments = parse(argv)
+    check_arguments(arguments)
+    from lit_rlhf.cli.guard import run_guarded
+    from lit_rlhf.cli.score_files import score_files
+
+    try:
+        run_guarded("score", lambda: score_files(arguments))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; what was scored so far is kept beside {arguments.out}", file=sys.stderr)
+        print(f"go on with: {shlex.join(['lit-rlhf', 'score', *argv])}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        "lit-rlhf score",
+        allow_abbrev=False,
+        description="Score every response of a file with a reward model. Each row is written as it was, with "
+        "`reward_scores` (one a response, in order; of a pair chosen and rejected, of votes a and b), "
+        "`reward_ranks` (1 = best) and, for a model of several components, `reward_disagreement`. Where rows are "
+        "judged (pairs, rankings, votes) the judgements are compared with the scores, in a table, a page "
+        "reward-report.html and metrics.json. An interrupted run goes on when the same command is given again.",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a reward model's folder, such as runs/reward/export, or its hub name")
+    add("files", metavar="FILE", nargs="+", help="candidates, rankings, pairs, votes or demonstrations")
+    add("--out", metavar="F", required=True, help="the .jsonl file to write")
+    add("--train", metavar="FILE", help="judged rows that the bag-of-words baseline is fitted on")
+    add(
+        "--report",
+        metavar="DIR",
+        help="where the page and metrics.json go (default: F without its suffix, -report)",
+    )
+    add(
+        "--max-tokens",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="tokens in one forward, prompts and responses together; a longer row is one by itself (%(default)s)",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what can be seen to be wrong before anything heavy is loaded."""
+    out = Path(arguments.out)
+    if arguments.max_tokens < 1:
+        refuse(f"--max-tokens: expected 1 or more, found {arguments.max_tokens}.")
+    if out.suffix != ".jsonl":
+        refuse(f"--out {out}: expected a name that ends in .jsonl.")
+    if out.exists():
+        refuse(f"--out {out}: is there already.", "Give another name, or remove it.")
+    given = [("FILE", name) for name in arguments.files]
+    given += [("--train", arguments.train)] if arguments.train else []
+    for option, name in given:
+        written_so = name.startswith((".", "/", "~")) or Path(name).suffix in (
+            ".jsonl",
+            ".json",
+            ".gz",
+            ".csv",
+        )
+        if written_so and not Path(name).expanduser().exists():
+            refuse(f"{option} {name}: no such file.", *near_files(name))
