@@ -60,8 +60,8 @@ class PPOModule(PolicyPhase):
     Args:
         model: folder of the policy to start from, hub name, or (from Python) a causal language model.
         reward: what scores a response: the folder of a reward model; a dotted path to a function
-            ``f(prompts, completions, **columns) -> list[float]``; ``{class_path, init_args}``; or a list of
-            ``{reward, weight}``.
+            ``f(prompts, completions, **columns) -> list[float]``; ``{class_path, init_args}``; a list of
+            ``{reward, weight}``; or ``{ensemble: [reward, ...], combine: mean | min | mean_minus_std, k}``.
         critic: folder of the model that the critic starts from (a reward model keeps its head); null = the
             policy's trunk with a head of zeros. It is a network of its own.
         reference: folder of the reference policy; null = the policy as it starts.
