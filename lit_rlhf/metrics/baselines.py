@@ -87,9 +87,8 @@ def bag_of_words(
         # from the last strength's solution, which is not far
         weights = _fit(features, target, strength, weights)
         margins = development_features.times(weights)
-        right = ((margins > 0) == prefers_first)[margins != 0].sum().item() + 0.5 * (
-            margins == 0
-        ).sum().item()
+        # one that knows none of the words says 0 at every strength, which favours none of them
+        right = ((margins > 0) == prefers_first).sum().item()
         if right > best_right:
             best_right, best = right, weights
     return held_out_features.times(best)
