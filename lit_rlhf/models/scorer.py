@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -66,6 +67,15 @@ class ScorerNetwork(nn.Module):
         self.register_buffer("score_offset", torch.zeros(count))
         self.register_buffer("weights", torch.full((count,), 1 / count))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScorerNetwork:
+        # a model in bf16 keeps these in full: two digits would shift scores and leave weights that do not sum to 1
+        full = {name: getattr(self, name) for name in ("gain", "score_offset", "weights")}
+        super()._apply(fn, recurse)
+        for name, value in full.items():
+            if getattr(self, name).dtype in (torch.bfloat16, torch.float16):
+                self._buffers[name] = value.to(getattr(self, name).device)
+        return self
+
     @property
     def num_components(self) -> int:
         """C."""
@@ -116,16 +126,27 @@ class ScorerNetwork(nn.Module):
         combine, k = self.components.combine, self.components.k
         return combine_scores(scores, combine, k, self.weights.to(raw.dtype), gate_logits)
 
-    def preference(self, raw_a: Tensor, raw_b: Tensor, gate_weights: Tensor | None = None) -> Tensor:
-        """P(a ≻ b), the components' mean Σ w_c σ(r_c(a) − r_c(b)), of raw scores ``[..., C]``, as ``[...]``.
+    def preference(
+        self,
+        raw_a: Tensor,
+        raw_b: Tensor,
+        gate_weights: Tensor | None = None,
+        tie_width: Tensor | float = 0.0,
+    ) -> Tensor:
+        """P(a ≻ b), a tie counted half: the components' mean Σ w_c p_c, of raw scores ``[..., C]``, as ``[...]``.
+
+        p_c = (σ(d − θ) + σ(d + θ)) / 2 with d = r_c(a) − r_c(b), which is σ(d) where ties have no width θ.
 
         Args:
             raw_a: raw scores, which the components' probabilities are taken of.
             raw_b: of the other responses, to the same prompts.
             gate_weights: softmax of the gate's logits, ``[..., C]``; None = the network's `weights`.
+            tie_width: θ of Rao and Kupper, in units of the raw score.
         """
         weights = self.weights.to(raw_a.dtype) if gate_weights is None else gate_weights
-        return (torch.sigmoid(raw_a - raw_b) * weights).sum(-1)
+        difference = raw_a - raw_b
+        probability = (torch.sigmoid(difference - tie_width) + torch.sigmoid(difference + tie_width)) / 2
+        return (probability * weights).sum(-1)
 
     def values(self, trees: ResponseTrees) -> Tensor:
         """The value before each response token, grid ``[N, R]``, fp32, zero outside the counted tokens.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import lightning as L
 import torch
@@ -23,6 +25,8 @@ from lit_rlhf.ops.noise import seed_from
 from lit_rlhf.records import LossOutput, ResponseTrees
 from lit_rlhf.rollout.sampling import SamplingSettings, sample_responses
 
+Settings = TypeVar("Settings")
+
 NOT_HYPERPARAMETERS = ["optimizer", "scheduler", "tokenizer"]
 """Left out of the checkpoint: objects, given again on load."""
 
@@ -36,6 +40,30 @@ def check_argument(name: str, value: float | None, fits: bool, expected: str) ->
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
     """AdamW at 1e-4 without weight decay."""
     return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
+
+
+def checked_settings(
+    kind: type[Settings], key: str, given: Settings | dict[str, Any] | None
+) -> Settings | None:
+    """A group of settings from what a config or a checkpoint holds; None stays None.
+
+    Args:
+        kind: the dataclass, which checks its values.
+        key: its config key, for the error.
+        given: the dataclass, or its fields as plain values.
+
+    Raises:
+        ValueError: a field that there is not, with the nearest one.
+    """
+    if not isinstance(given, dict):
+        return given
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"model.{key}.{name}: no such key.{hint} There are: {', '.join(known)}.")
+    return kind(**given)
 
 
 class Movable(Protocol):
@@ -168,7 +196,8 @@ class PhaseModule(L.LightningModule):
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
             return value
-        summed: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")
+        # a copy: the sum is taken in place, and the backward may still need what the tensor held
+        summed: Tensor = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
         return summed
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

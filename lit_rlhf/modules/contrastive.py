@@ -49,11 +49,6 @@ class Contrastive:
                     f"model.contrastive.{name}: expected {expected}, found {getattr(self, name)}."
                 )
 
-    @classmethod
-    def of(cls, given: Contrastive | dict[str, Any] | None) -> Contrastive | None:
-        """What a config or a checkpoint holds, checked; None stays None."""
-        return cls(**given) if isinstance(given, dict) else given
-
     def plain(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""
         return asdict(self)
@@ -91,29 +86,34 @@ class ContrastiveTerm(nn.Module):
             second: the other.
             batch: whose responses they are.
         """
-        same = None
-        if self.settings.on == "responses":
-            same = _repeated_responses(batch)
-        else:
+        texts = _text_numbers(batch)
+        if self.settings.on == "differences":
             first, second = (
                 contrastive_views(view[batch.better], view[batch.worse], "differences")
                 for view in (first, second)
             )
+            better, worse, count = texts[batch.better], texts[batch.worse], len(texts)
+            texts = torch.cat([better * count + worse, worse * count + better])
+        if not len(first):  # no comparison; the learned parts stay in the graph
+            return sum((parameter.sum() for parameter in self.parameters()), first.sum()) * 0
+        # similarities are what is learned: no autocast here
+        with torch.autocast(first.device.type, enabled=False):
+            return self.settings.weight * self._losses(first.float(), second.float(), texts).mean()
+
+    def _losses(self, first: Tensor, second: Tensor, texts: Tensor) -> Tensor:
+        """Of each feature ``[M]``; features of equal `texts` are no negatives of one another."""
         first, second = self.projection(first), self.projection(second)
         if self.prototypes is None:
-            losses = simcse_loss(first, second, self.settings.temperature, same)
-        else:
-            prototypes = normalize(self.prototypes, dim=-1)
-            losses = swav_loss(first, second, prototypes, self.settings.temperature)
-        return self.settings.weight * losses.mean()
+            return simcse_loss(first, second, self.settings.temperature, texts[:, None] == texts[None, :])
+        return swav_loss(first, second, normalize(self.prototypes, dim=-1), self.settings.temperature)
 
 
-def _repeated_responses(batch: ResponseTrees) -> Tensor:
-    """Bool ``[N, N]``: the same text in answer to the same prompt, which is no negative."""
+def _text_numbers(batch: ResponseTrees) -> Tensor:
+    """Long ``[N]``: the same number for the same text in answer to the same prompt."""
     segments = [tuple(ids.tolist()) for ids in batch.input_ids.cpu().split(batch.segment_lengths)]
     trees = batch.tree_index.tolist()
     prompt_places = [trees.index(tree) + tree for tree in trees]  # prompt, its responses, prompt, ...
     texts = [(segments[p], segments[n + t + 1]) for n, (t, p) in enumerate(zip(trees, prompt_places))]
     names: dict[Any, int] = {}
-    numbers = torch.tensor([names.setdefault(text, len(names)) for text in texts])
-    return (numbers[:, None] == numbers[None, :]).to(batch.input_ids.device)
+    numbers = [names.setdefault(text, len(names)) for text in texts]
+    return torch.tensor(numbers, device=batch.input_ids.device)

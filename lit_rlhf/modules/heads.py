@@ -19,14 +19,14 @@ _POISSON_STEPS = 12
 def participation(components: Components | None, batch: ResponseTrees, seed: int | None) -> Tensor:
     """How much each head learns from each prompt, ``[B, C]``.
 
-    Without components 1. Of domains 1 where the prompt is of the head's domain, and 0 elsewhere. Of an ensemble
-    the Poisson(1) count of the online bootstrap (Oza and Russell 2001), the same for a row in every epoch; all 1
-    outside training.
+    Without components 1. Of domains 1 where the prompt is of the head's domain, and 0 elsewhere; outside training a
+    prompt of another domain is shared by all heads. Of an ensemble the Poisson(1) count of the online bootstrap (Oza
+    and Russell 2001), the same for a row in every epoch; all 1 outside training.
 
     Args:
         components: of the network.
         batch: its rows' ids and domains.
-        seed: of the bootstrap; None outside training, where a prompt of an unknown domain is nobody's.
+        seed: of the bootstrap; None outside training.
 
     Raises:
         ValueError: in training a prompt is of none of the domains; its row is named.
@@ -37,11 +37,13 @@ def participation(components: Components | None, batch: ResponseTrees, seed: int
         numbers = _numbers(components.domains, batch)
         if seed is not None:
             _refuse_unknown(components.domains, batch, numbers)
-        return (numbers[:, None] == torch.arange(len(components.domains))).float()
+        own = (numbers[:, None] == torch.arange(len(components.domains))).float()
+        return torch.where(numbers[:, None] < 0, 1 / len(components.domains), own)
     assert components.members is not None
     if seed is None:
         return torch.ones(batch.num_trees, components.members)
-    rows = torch.tensor([crc32(name.encode()) for name in batch.row_ids])
+    # of an id like data/pairs.jsonl:7 without the folder, so that the file may be moved
+    rows = torch.tensor([crc32(name.rsplit("/", 1)[-1].encode()) for name in batch.row_ids])
     members = [counted_uniform(counter_key(seed, member, rows), 0) for member in range(components.members)]
     return _poisson(torch.stack(members, 1))
 

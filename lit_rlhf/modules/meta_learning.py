@@ -37,11 +37,6 @@ class MetaLearning:
             if not fits:
                 raise ValueError(f"model.meta.{name}: expected {expected}, found {getattr(self, name)!r}.")
 
-    @classmethod
-    def of(cls, given: MetaLearning | dict[str, Any] | None) -> MetaLearning | None:
-        """What a config or a checkpoint holds, checked; None stays None."""
-        return cls(**given) if isinstance(given, dict) else given
-
     def plain(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""
         return asdict(self)

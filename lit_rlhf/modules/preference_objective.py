@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import math
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ from lit_rlhf.records import ResponseTrees
 Loss = Literal["pairs", "plackett_luce", "best_of_k", "ratings"]
 Ties = Literal["half", "drop", "rao_kupper"]
 
-FIRST_TIE_WIDTH = -2.25
-"""softplus of it is 0.1: at the start 5 % of equal pairs are called ties."""
+TIE_PACE = 10.0
+"""How much faster than other parameters the width of ties is learned: it has to move by its own size."""
 
 
 class Items(NamedTuple):
@@ -56,6 +57,11 @@ class PreferenceObjective(nn.Module):
         center_coef: float,
     ) -> None:
         super().__init__()
+        for name, value, kind in (("loss", loss, Loss), ("ties", ties, Ties)):
+            if value not in get_args(kind):
+                raise ValueError(
+                    f"model.{name}: expected one of {', '.join(get_args(kind))}, found {value!r}."
+                )
         check_argument("margin", margin, margin is None or margin >= 0, "0 or more, or null")
         check_argument("label_smoothing", label_smoothing, 0 <= label_smoothing < 0.5, "0 to less than 0.5")
         check_argument("flip_rate", flip_rate, 0 <= flip_rate < 0.5, "0 to less than 0.5")
@@ -76,7 +82,20 @@ class PreferenceObjective(nn.Module):
         self.flip_rate = flip_rate
         self.uniform_error = uniform_error
         self.center_coef = center_coef
-        self.tie_width = nn.Parameter(torch.tensor(FIRST_TIE_WIDTH)) if ties == "rao_kupper" else None
+        self.raw_tie_width = nn.Parameter(torch.zeros(())) if ties == "rao_kupper" else None
+        self.start_tie_width(0.05)
+
+    @property
+    def tie_width(self) -> Tensor | None:
+        """θ of Rao and Kupper, in units of the score; None where ties have no term."""
+        return None if self.raw_tie_width is None else softplus(TIE_PACE * self.raw_tie_width)
+
+    @torch.no_grad()
+    def start_tie_width(self, share: float) -> None:
+        """Start with the width at which two equal responses are called a tie so often: P(tie) = tanh(θ/2)."""
+        if self.raw_tie_width is not None:
+            width = 2 * math.atanh(min(max(share, 0.01), 0.99))
+            self.raw_tie_width.fill_(math.log(math.expm1(width)) / TIE_PACE)
 
     def forward(self, scores: Tensor, batch: ResponseTrees, ratings: Tensor | None = None) -> Items:
         """The items of one head.
@@ -100,7 +119,7 @@ class PreferenceObjective(nn.Module):
         better, worse = scores[batch.better], scores[batch.worse]
         target, margin = self._targets(batch), self._margins(batch)
         if self.tie_width is not None:
-            losses = rao_kupper_loss(better, worse + margin, softplus(self.tie_width), target, batch.tie)
+            losses = rao_kupper_loss(better, worse + margin, self.tie_width, target, batch.tie)
         elif self.flip_rate:
             losses = robust_bradley_terry_loss(better, worse, self.flip_rate, target, margin)
         elif self.uniform_error:

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.seed import settled_seed
+from lit_rlhf.data.sources import Split
 from lit_rlhf.data.trees import pack_trees, plant_tree
 from lit_rlhf.metrics.agreement import describe_agreement
 from lit_rlhf.models.components import Components
@@ -25,7 +26,7 @@ from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.scorer import Link, Reading, ScorerNetwork, load_scorer
-from lit_rlhf.modules.base import default_optimizer
+from lit_rlhf.modules.base import checked_settings, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
 from lit_rlhf.modules.contrastive import Contrastive, ContrastiveTerm
 from lit_rlhf.modules.heads import domain_numbers, participation
@@ -34,7 +35,7 @@ from lit_rlhf.modules.preference_objective import Items, Loss, PreferenceObjecti
 from lit_rlhf.modules.rating_scales import Scale, annotator_scales, rescaled_ratings
 from lit_rlhf.modules.score_normalization import ScoreNormalization
 from lit_rlhf.ops.noise import drawing_from
-from lit_rlhf.records import Prompt, Response, ResponseTrees, Row
+from lit_rlhf.records import Prompt, Response, ResponseTrees, Row, Tree
 
 
 class RewardModule(ComparisonPhase):
@@ -119,7 +120,9 @@ class RewardModule(ComparisonPhase):
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         lora = lora_settings(lora, dropout=False)
-        views, ahead, heads = Contrastive.of(contrastive), MetaLearning.of(meta), Components.of(components)
+        views = checked_settings(Contrastive, "contrastive", contrastive)
+        ahead = checked_settings(MetaLearning, "meta", meta)
+        heads = Components.of(components)
         # as plain values, which a checkpoint can hold
         contrastive, meta, components = (s and s.plain() for s in (views, ahead, heads))  # type: ignore[assignment]
         self.remember_arguments(model)
@@ -141,12 +144,17 @@ class RewardModule(ComparisonPhase):
         self._look_ahead = None if ahead is None else LookAhead(ahead, self.raw_scores, self._mean_over_ranks)
         if unit_variance and self.network.num_components > 1:
             raise ValueError("model.unit_variance: components are standardised anyway; leave it false.")
+        if type(self).score is not RewardModule.score and (views or unit_variance or self.network.components):
+            raise ValueError(
+                f"{type(self).__name__} overrides `score`, which model.contrastive, model.components and "
+                "model.unit_variance go past: they work on the heads themselves. Leave them out."
+            )
         self._normalization = ScoreNormalization(self, center, unit_variance, references)
         self._rating_scales: dict[str, Scale] = {}
         self.set_up_validation()
 
     def score(self, batch: ResponseTrees) -> Tensor:
-        """Scores ``[N]``, components combined. Meant to be overridden: with one head, training sees them too."""
+        """Scores ``[N]``, components combined. Meant to be overridden; training then sees what it gives."""
         return self.network(batch)
 
     def raw_scores(self, batch: ResponseTrees) -> Tensor:
@@ -155,7 +163,7 @@ class RewardModule(ComparisonPhase):
 
     @torch.no_grad()
     def prefer(self, prompt: Prompt, a: Response, b: Response) -> float:
-        """P(a ≻ b | prompt), ties left aside; ``prefer(x, a, b) + prefer(x, b, a)`` is 1.
+        """P(a ≻ b | prompt), a tie counted half; ``prefer(x, a, b) + prefer(x, b, a)`` is 1.
 
         Args:
             prompt: text or messages.
@@ -169,7 +177,7 @@ class RewardModule(ComparisonPhase):
             raw = self.network.raw(reading.states)
             gates = None if self.network.gate is None else self.network.gate_logits(reading)
             weights = None if gates is None else gates.softmax(-1)
-            return self.network.preference(raw[:1], raw[1:], weights).item()
+            return self.network.preference(raw[:1], raw[1:], weights, self._tie_width).item()
 
     def judge(self, batch: ResponseTrees) -> Judgement:
         """Every response scored once, every comparison of the prompt from those scores."""
@@ -221,29 +229,37 @@ class RewardModule(ComparisonPhase):
     ) -> Judgement:
         weights = None if gates is None else gates[batch.better].softmax(-1)
         raw = raw.detach()
-        probability = self.network.preference(raw[batch.better], raw[batch.worse], weights)
+        probability = self.network.preference(raw[batch.better], raw[batch.worse], weights, self._tie_width)
         disagreement = self.network.normalized(raw).std(1, correction=0)
         return Judgement(items.losses, items.weights, scores, probability.detach(), disagreement, extra)
 
+    @property
+    def _tie_width(self) -> Tensor | float:
+        width = self.objective.tie_width
+        return 0.0 if width is None else width.detach()
+
     def training_step(self, batch: ResponseTrees, batch_idx: int) -> Tensor:
-        seed = self.dropout_seed(batch_idx)
-        difference = None
-        if self._look_ahead is not None:
-            difference = self._look_ahead.move(self._trained(), seed, device=self.device)
+        seed, difference = self.dropout_seed(batch_idx), None
         try:
             with drawing_from(seed, self.device) if self.contrastive_term is not None else nullcontext():
+                if self._look_ahead is not None:
+                    difference = self._look_ahead.move(self._trained(), seed, device=self.device)
                 output = self.compute_loss(batch)
             loss = self.mean_loss(output, batch.row_ids)
+            if difference is not None:
+                output.metrics["meta/difference"] = difference
+            self.log_training(output)
         except BaseException:
             self._put_back()
             raise
-        if difference is not None:
-            output.metrics["meta/difference"] = difference
-        self.log_training(output)
         return loss
 
-    def on_after_backward(self) -> None:
-        self._put_back()
+    def backward(self, loss: Tensor, *arguments: Any, **named: Any) -> None:
+        """Lightning's own; after it, or after what went wrong in it, the weights are where they were."""
+        try:
+            super().backward(loss, *arguments, **named)
+        finally:
+            self._put_back()
 
     def _put_back(self) -> None:
         if self._look_ahead is not None:
@@ -268,8 +284,13 @@ class RewardModule(ComparisonPhase):
         votes = [row.votes for row in self._training_rows() if row.votes]
         for line in describe_agreement(votes) if votes else []:
             rank_zero_info(line)
+        self._normalization.start()
         if self.objective.loss == "ratings":
-            self._rating_scales = annotator_scales(self.datamodule.trees("train"))
+            self._rating_scales = annotator_scales(self._trees("train"))
+        if self.trainer.ckpt_path is None and (
+            said := [c.tie for t in self._trees("train") for c in t.comparisons]
+        ):
+            self.objective.start_tie_width(sum(said) / len(said))
         if self._look_ahead is not None:
             if not isinstance(self.trainer.strategy, DDPStrategy | SingleDeviceStrategy):
                 raise ValueError(
@@ -284,6 +305,11 @@ class RewardModule(ComparisonPhase):
         # before a checkpoint that is written at the end of validation, so that its bias is the centred one
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._normalization.settle()
+        self._settle_scales("val")
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        self._settle_scales("test")
 
     def on_train_epoch_end(self) -> None:
         self._normalization.settle()
@@ -308,6 +334,17 @@ class RewardModule(ComparisonPhase):
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def _settle_scales(self, split: Split) -> None:
+        """Ratings are compared on the annotators' own scales: those of the training, else of what is evaluated."""
+        if self.objective.loss == "ratings" and not self._rating_scales:
+            self._rating_scales = annotator_scales(self._trees(split))
+            rank_zero_info(
+                f"Annotators' scales are those of the {split} data: the model's own come with --ckpt_path."
+            )
+
+    def _trees(self, split: Split) -> list[Tree]:
+        return self.datamodule.trees(split) if hasattr(self.datamodule, "trees") else []
 
     def _training_rows(self) -> list[Row]:
         return self.datamodule.rows("train") if hasattr(self.datamodule, "rows") else []

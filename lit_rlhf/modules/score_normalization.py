@@ -12,12 +12,11 @@ from lit_rlhf.data.datamodules import read_reference_trees
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.scorer import ScorerNetwork
-from lit_rlhf.modules.base import PhaseModule
 from lit_rlhf.ops.normalization import gain_and_bias
 from lit_rlhf.records import Tree
 
 MAX_REFERENCES = 512
-"""Reference responses that the mean is taken over, at most; the first ones."""
+"""Reference responses that the mean is taken over, at most; spread evenly over the data, of each domain as many."""
 SHARE = 32
 """References of one forward, on each rank."""
 
@@ -26,20 +25,22 @@ class ScoreNormalization:
     """Settles gain and bias of a reward module's scores on reference responses; no comparison's loss changes.
 
     Args:
-        module: whose network is normalised.
+        module: the reward module whose scores are normalised.
         center: take off what makes the references average 0.
         unit_variance: divide by the references' standard deviation.
         references: demonstrations file; None = the preferred responses of the training data.
     """
 
-    def __init__(
-        self, module: PhaseModule, center: bool, unit_variance: bool, references: str | None
-    ) -> None:
+    def __init__(self, module: Any, center: bool, unit_variance: bool, references: str | None) -> None:
         self.module = module
         self.center = center
         self.unit_variance = unit_variance
         self.references = references
         self._settled_at: int | None = None
+
+    def start(self) -> None:
+        """A fit begins: what was settled at an update of an earlier one is out of date."""
+        self._settled_at = None
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -69,8 +70,7 @@ class ScoreNormalization:
 
     @property
     def _network(self) -> ScorerNetwork:
-        network = self.module.network
-        assert isinstance(network, ScorerNetwork)
+        network: ScorerNetwork = self.module.network
         return network
 
     def _rescale(self, raw: Tensor, trees: list[Tree]) -> str:
@@ -78,13 +78,19 @@ class ScoreNormalization:
         columns = []
         for number, scores in enumerate(raw.unbind(1)):
             own = self._of_domain(number, trees)
+            if own.sum() < 2:
+                rank_zero_warn(
+                    f"RewardModule: {int(own.sum())} reference responses are of component {number}'s domain; it is "
+                    "standardised on all of them. Give model.references with a `domain` in each row."
+                )
             mine = scores[own] if own.sum() > 1 else scores
             deviation = mine.std(correction=0) if len(mine) > 1 else mine.new_ones(())
             spread = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
             columns.append(gain_and_bias(mine.mean(), spread))
         gain, bias = (torch.stack(list(column)) for column in zip(*columns, strict=True))
-        offset = -bias if self._network.num_components > 1 else torch.zeros_like(bias)
-        self._network.rescale(gain, offset)
+        # one head's own zero stays where it is, also where it came with an export
+        kept = self._network.score_offset * gain / self._network.gain
+        self._network.rescale(gain, -bias if self._network.num_components > 1 else kept)
         return "divided by " + ", ".join(f"{1 / one:.3f}" for one in gain.tolist())
 
     def _of_domain(self, number: int, trees: list[Tree]) -> Tensor:
@@ -102,6 +108,11 @@ class ScoreNormalization:
         for start in range(0, len(trees), SHARE * world):
             share = list(range(start + rank, min(start + SHARE * world, len(trees)), world))
             batch = pack_trees([trees[place] for place in share or [0]]).to(module.device)
+            if network.num_components == 1:  # what the module makes of it, should somebody have overridden it
+                scores = module.score(batch)[:, None]
+                if share:
+                    raw[share] = (scores + network.score_offset) / network.gain
+                continue
             reading = network.read(batch)  # every rank takes part
             if share:
                 raw[share] = network.raw(reading.states)
@@ -118,11 +129,23 @@ class ScoreNormalization:
         return summed
 
     def _reference_trees(self) -> list[Tree]:
-        module: Any = self.module
+        module = self.module
         if self.references is not None:
-            return read_reference_trees(self.references, module.encoder)[:MAX_REFERENCES]
+            return self._spread(read_reference_trees(self.references, module.encoder))
         trees = module.datamodule.trees("train") if hasattr(module.datamodule, "trees") else []
-        return [single for tree in trees[:MAX_REFERENCES] if (single := _preferred_only(tree))]
+        return self._spread([single for tree in trees if (single := _preferred_only(tree))])
+
+    def _spread(self, trees: list[Tree]) -> list[Tree]:
+        """So many of them as are scored: evenly over their order, the same number of each component's domain."""
+        components = self._network.components
+        named = components.domains if components is not None else None
+        domains: list[str | None] = [*named] if named else [None]
+        chosen: list[Tree] = []
+        for domain in domains:
+            own = [tree for tree in trees if domain is None or tree.domain == domain]
+            count = min(len(own), MAX_REFERENCES // len(domains))
+            chosen += [own[number * len(own) // count] for number in range(count)]
+        return chosen or trees[:MAX_REFERENCES]
 
 
 def _preferred_only(tree: Tree) -> Tree | None:

@@ -127,7 +127,28 @@ def test_the_width_of_ties_is_learned():
         for i in range(16)
     ]
     quiet_trainer(max_epochs=4).fit(module, datamodule=RankingDataModule(rows, batch_size=4))
-    assert module.objective.tie_width.item() > before + 0.01
+    assert module.objective.tie_width.item() > before + 0.1
+
+
+def test_the_width_of_ties_starts_at_their_share():
+    """Two equal responses are called a tie as often as people did: tanh(θ/2)."""
+    module = make_module(ties="rao_kupper")
+    rows = [
+        {"prompt": f"the soup {i}", "responses": [" is a", " is b"], "ranks": [1, 1 + i % 2]}
+        for i in range(8)
+    ]
+    quiet_trainer(limit_train_batches=0).fit(module, datamodule=RankingDataModule(rows, batch_size=4))
+    assert math.tanh(module.objective.tie_width.item() / 2) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_with_a_width_of_ties_a_tie_counts_half_in_the_probability():
+    """θ = 1 and d = 2: P(a) = σ(1), P(b) = σ(-3), the rest a tie."""
+    module = make_module(ties="rao_kupper")
+    module.objective.start_tie_width(math.tanh(0.5))
+    module.score = lambda batch: torch.tensor([2.0, 0.0])
+    probability = module.judge(pack_trees([ranked([1.0, 2.0])])).probability.item()
+    wins, loses = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(3))
+    assert probability == pytest.approx(wins + (1 - wins - loses) / 2, abs=1e-6)
 
 
 def losses(difference: torch.Tensor, **settings) -> torch.Tensor:
@@ -223,6 +244,15 @@ def test_annotators_scales_are_kept_in_the_checkpoint(tmp_path):
     assert again._rating_scales == module._rating_scales
 
 
+def test_ratings_are_evaluated_on_their_own_scales_where_no_training_is_known():
+    module = make_module(loss="ratings")
+    said = quiet_trainer().validate(
+        module, datamodule=RankingDataModule(val_path=RATED, batch_size=4), verbose=False
+    )
+    assert math.isfinite(said[0]["val/loss"])
+    assert module._rating_scales["strict"] == pytest.approx((1.25, math.sqrt(0.6875)))
+
+
 def test_ratings_without_any_are_refused():
     rows = [{"prompt": f"my lamp {i}", "responses": [" a", " b"], "ranks": [1, 2]} for i in range(4)]
     with pytest.raises(ValueError, match=r"model\.loss: ratings needs ratings"):
@@ -238,6 +268,74 @@ def test_prefer_is_a_probability_of_one_of_two():
     sides = " is tasty .", " is late ."
     first, second = module.prefer("the soup 1", *sides), module.prefer("the soup 1", *sides[::-1])
     assert first + second == pytest.approx(1.0) and first > 0.9
+
+
+PAIRS = [
+    {"prompt": f"the soup {i}", "chosen": f" is tasty {i} .", "rejected": " is late ."} for i in range(16)
+]
+
+
+def reference_scores(module: RewardModule) -> torch.Tensor:
+    data = PairDataModule(PAIRS, tokenizer=TOKENIZER)
+    chosen = [Tree(t.prompt_ids, t.response_ids[:1], t.response_masks[:1]) for t in data.trees("train")]
+    return module.score(pack_trees(chosen))
+
+
+def test_a_second_fit_is_normalised_again():
+    module = make_module(unit_variance=True)
+    for _ in range(2):
+        quiet_trainer(max_steps=2).fit(module, datamodule=PairDataModule(PAIRS, batch_size=4))
+        scores = reference_scores(module)
+        assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
+        assert scores.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_unit_variance_alone_leaves_an_exports_zero_where_it_is(tmp_path):
+    module = make_module()
+    quiet_trainer(max_steps=2).fit(module, datamodule=PairDataModule(PAIRS, batch_size=4))
+    module.export(tmp_path / "export")
+    TOKENIZER.save_pretrained(tmp_path / "export")
+    again = RewardModule(
+        str(tmp_path / "export"), center=False, unit_variance=True,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-12),
+    )  # fmt: skip
+    quiet_trainer(max_steps=1).fit(again, datamodule=PairDataModule(PAIRS, batch_size=4))
+    scores = reference_scores(again)
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-3)
+    assert scores.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
+
+
+class WithBonus(RewardModule):
+    """As somebody's own reward model may be."""
+
+    def score(self, batch):
+        return super().score(batch) + 4.0
+
+
+def test_an_overridden_score_is_what_is_centred():
+    torch.manual_seed(0)
+    module = WithBonus(make_llama(TOKENIZER), optimizer=adam, tokenizer=TOKENIZER)
+    quiet_trainer(max_steps=2).fit(module, datamodule=PairDataModule(PAIRS, batch_size=4))
+    assert reference_scores(module).mean().item() == pytest.approx(0.0, abs=1e-4)
+    with pytest.raises(ValueError, match=r"WithBonus overrides `score`, which .* go past"):
+        WithBonus(make_llama(TOKENIZER), tokenizer=TOKENIZER, components={"members": 2})
+
+
+def test_scores_of_a_model_in_bf16_keep_their_zero_and_their_weights():
+    module = make_module(components={"members": 3})
+    module.network.rescale(torch.tensor([1.001, 0.999, 1.0]), torch.tensor([0.3001, 0.2, 0.1]))
+    before = [tensor.clone() for tensor in (module.network.gain, module.network.score_offset)]
+    module.to(torch.bfloat16)
+    assert module.network.head.weight.dtype == torch.bfloat16
+    assert all(torch.equal(*pair) for pair in zip(before, (module.network.gain, module.network.score_offset)))
+    sides = " is tasty .", " is late ."
+    assert module.prefer("a", *sides) + module.prefer("a", *sides[::-1]) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("field", ["loss", "ties"])
+def test_an_unknown_word_is_refused_from_python_too(field: str):
+    with pytest.raises(ValueError, match=rf"model\.{field}: expected one of .*found 'foo'"):
+        make_module(**{field: "foo"})
 
 
 def test_unit_variance_changes_scores_and_no_loss():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,7 +71,7 @@ def test_a_prompt_of_no_known_domain_is_refused_in_training_by_row():
         module.compute_loss(pack_trees([tree_of(None)]))
     module.eval()
     batch = pack_trees([tree_of("other")])
-    assert module.judge(batch).weights.sum() == 0  # and is scored all the same
+    assert module.judge(batch).weights.tolist() == [0.5, 0.5]  # both heads share it
     assert module.score(batch).isfinite().all()
 
 
@@ -201,6 +202,31 @@ def test_a_model_with_dropout_makes_its_own_views():
                        plain.judge(pack_trees(random_trees(3))).losses)  # fmt: skip
 
 
+def test_a_pair_compared_three_times_is_no_negative_of_itself():
+    once = Tree([5], [[9, 1], [10, 1]], [[True] * 2] * 2, [Comparison(0, 1)])
+    thrice = Tree([5], [[9, 1], [10, 1]], [[True] * 2] * 2, [Comparison(0, 1)] * 3)
+    term = ContrastiveTerm(Contrastive(on="differences", temperature=0.05, weight=1.0), width=8)
+    states = torch.randn(2, 8)
+    alone, repeated = (term(states, states, pack_trees([tree])).item() for tree in (once, thrice))
+    assert repeated == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_batch_without_comparisons_adds_nothing():
+    term = ContrastiveTerm(Contrastive(method="swav", prototypes=4), width=8)
+    states = torch.randn(1, 8, requires_grad=True)
+    value = term(states, states, pack_trees([Tree([5], [[9, 1]], [[True] * 2])]))
+    assert value.item() == 0
+    value.backward()
+
+
+def test_similarities_are_taken_in_full_precision():
+    term = ContrastiveTerm(Contrastive(on="responses"), width=8)
+    states, batch = torch.randn(3, 8), pack_trees([Tree([5], [[9, 1], [10, 1], [12, 1]], [[True] * 2] * 3)])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = term(states, states, batch)
+    assert torch.equal(inside, term(states, states, batch))
+
+
 def test_repeated_responses_are_no_negatives():
     """Two identical answers to one prompt would else be pushed apart."""
     term = ContrastiveTerm(Contrastive(on="responses", temperature=0.05, weight=1.0), width=8)
@@ -243,13 +269,25 @@ def test_the_look_ahead_takes_the_gradient_further_on_and_comes_back():
     assert torch.allclose(moved, wanted, atol=2e-6, rtol=1e-2)
 
 
+def test_weights_are_where_they_were_when_the_backward_fails():
+    def fail(parameter: torch.Tensor) -> None:
+        raise MemoryError
+
+    module = make_module(center=False, meta={"samples": SAMPLES, "step": 0.5, "batch_size": 6})
+    before = weights_of(module.network)
+    module.network.head.weight.register_post_accumulate_grad_hook(fail)  # which asking for ∇J does not reach
+    with pytest.raises(MemoryError):
+        quiet_trainer().fit(module, datamodule=PairDataModule(PAIRS, batch_size=8))
+    assert torch.equal(weights_of(module.network), before)
+
+
 def test_samples_of_one_response_are_refused():
     module = make_module(meta={"samples": [{"prompt": "the soup", "responses": [" is a"]}]})
     with pytest.raises(ValueError, match=r"two or more `responses` for model\.meta\.samples, found 1"):
         quiet_trainer().fit(module, datamodule=PairDataModule(PAIRS, batch_size=8))
 
 
-def _looked_ahead_on_a_rank() -> list[float]:
+def _looked_ahead_on_a_rank() -> np.ndarray:
     module = make_module(optimizer=sgd, meta={"samples": SAMPLES, "step": 0.5, "batch_size": 6})
     trainer = quiet_trainer(devices=2, strategy="ddp", limit_train_batches=2)
     trainer.fit(module, datamodule=PairDataModule(PAIRS, batch_size=8))
@@ -259,6 +297,55 @@ def _looked_ahead_on_a_rank() -> list[float]:
 def test_two_ranks_look_ahead_to_the_same_weights():
     first, second = run_distributed(_looked_ahead_on_a_rank, 2)
     assert (first == second).all()
+
+
+def _gated_on_a_rank() -> np.ndarray:
+    module = make_module(
+        optimizer=sgd, center=False, components={"domains": ["praise", "blame"], "combine": "gate"}
+    )
+    ranks = {"devices": 2, "strategy": "ddp"} if torch.distributed.is_initialized() else {}
+    data = PairDataModule(PAIRS, batch_size=8, shuffle=False)
+    quiet_trainer(**ranks).fit(module, datamodule=data)
+    return weights_of(module.network).numpy()
+
+
+def test_two_ranks_take_the_gradient_of_one_with_a_gate():
+    single = _gated_on_a_rank()
+    for weights in run_distributed(_gated_on_a_rank, 2):
+        assert abs(weights - single).max() < 1e-5
+
+
+def test_every_domain_is_standardised_on_its_own_references_whatever_the_order_of_the_file():
+    in_order = [dict(pair, domain="praise") for pair in PAIRS * 15]
+    in_order += [
+        {"prompt": f"my lamp {i}", "chosen": " is big .", "rejected": " is dim .", "domain": "blame"}
+        for i in range(30)
+    ]
+    module = make_module(components=Components(domains=["praise", "blame"]))
+    data = PairDataModule(in_order, batch_size=64)
+    quiet_trainer(limit_train_batches=2).fit(module, datamodule=data)
+    chosen = [
+        Tree(t.prompt_ids, t.response_ids[:1], t.response_masks[:1])
+        for t in data.trees("train")
+        if t.domain == "blame"
+    ]
+    batch = pack_trees(chosen)
+    own = module.network.normalized(module.raw_scores(batch))[:, 1]
+    assert own.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_file_that_was_moved_gives_the_same_bootstrap():
+    trees = [tree_of(None, f"data/pairs.jsonl:{n}") for n in range(50)]
+    moved = [tree_of(None, f"/elsewhere/pairs.jsonl:{n}") for n in range(50)]
+    weights = [participation(Components(members=2), pack_trees(rows), seed=0) for rows in (trees, moved)]
+    assert torch.equal(*weights)
+
+
+def test_unknown_settings_are_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"model\.contrastive\.methd: no such key\. Did you mean 'method'"):
+        make_module(contrastive={"methd": "swav"})
+    with pytest.raises(ValueError, match=r"model\.meta\.stp: no such key\. Did you mean 'step'"):
+        make_module(meta={"samples": SAMPLES, "stp": 1.0})
 
 
 def test_resume_draws_what_it_would_have_drawn(tmp_path: Path):
