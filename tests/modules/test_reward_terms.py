@@ -299,20 +299,23 @@ def test_two_ranks_look_ahead_to_the_same_weights():
     assert (first == second).all()
 
 
-def _gated_on_a_rank() -> np.ndarray:
+def _gated(**ranks) -> np.ndarray:
     module = make_module(
         optimizer=sgd, center=False, components={"domains": ["praise", "blame"], "combine": "gate"}
     )
-    ranks = {"devices": 2, "strategy": "ddp"} if torch.distributed.is_initialized() else {}
     data = PairDataModule(PAIRS, batch_size=8, shuffle=False)
     quiet_trainer(**ranks).fit(module, datamodule=data)
-    return weights_of(module.network).numpy()
+    return torch.cat([p.detach().flatten() for p in module.network.parameters()]).numpy()
+
+
+def _gated_on_a_rank() -> np.ndarray:
+    return _gated(devices=2, strategy="ddp")
 
 
 def test_two_ranks_take_the_gradient_of_one_with_a_gate():
-    single = _gated_on_a_rank()
+    single = _gated()
     for weights in run_distributed(_gated_on_a_rank, 2):
-        assert abs(weights - single).max() < 1e-5
+        assert abs(weights - single).max() < 1e-4
 
 
 def test_every_domain_is_standardised_on_its_own_references_whatever_the_order_of_the_file():
