@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lit_rlhf
 from lit_rlhf.cli.refusal import near_files, refuse
@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--few-shot",
         metavar="FILE",
-        help="of a reward model with components: fit the weights of their mean on the judged pairs of this file",
+        help="of a reward model with components: fit the weights of their mean on the judged pairs of this file; of "
+        "votes the side that more than half of them take counts as the better one",
     )
     arguments = parser.parse_args(argv)
     checkpoint, directory = Path(arguments.checkpoint), Path(arguments.directory)
@@ -95,17 +96,36 @@ def load_module(checkpoint: Path, class_name: str | None, model: str | None) -> 
             f"Give --module, one of {', '.join(n for n in lit_rlhf.__all__ if not n.endswith('DataModule'))}",
         )
     given = model or arguments.get("model")
-    if isinstance(given, str) and given.startswith((".", "/", "~")) and not Path(given).expanduser().exists():
-        refuse(
-            f"{checkpoint} was trained from the model {given}, which is not there.",
-            "Give --model: its new place, or another folder of the same architecture and tokenizer.",
-        )
     changes = {"model": model} if model else {}
     module_class = find_class(class_name or recorded)
     try:
         return module_class.load_from_checkpoint(checkpoint, map_location="cpu", **changes)
     except ValueError as error:  # such as another model under a LoRA checkpoint's adapters
         refuse(f"{checkpoint}: {error}")
+    except OSError as error:  # what is no folder is looked for on the hub
+        refuse_missing_model(checkpoint, given, bool(model), error)
+    except RuntimeError as error:
+        differ = [line.strip() for line in str(error).splitlines() if "state_dict for" not in line]
+        if not differ or "state_dict" not in str(error):
+            raise
+        refuse(
+            f"{checkpoint}: its weights do not fit the model {given}: {differ[0]}",
+            *([f"… and {len(differ) - 1} more differences."] if len(differ) > 1 else []),
+            "Give --model: a folder of the architecture and the vocabulary that it was trained from.",
+        )
+
+
+def refuse_missing_model(checkpoint: Path, given: Any, is_option: bool, error: OSError) -> NoReturn:
+    """Refuse a model that cannot be opened, be it one that was asked for or the checkpoint's own."""
+    from lit_rlhf.cli.guard import hub_message
+
+    said = hub_message(error) or str(error)
+    if is_option:
+        refuse(f"--model {given}: {said}")
+    refuse(
+        f"{checkpoint} was trained from the model {given}, which is not there: {said}",
+        "Give --model: its new place, or another folder of the same architecture and tokenizer.",
+    )
 
 
 def find_class(name: str | Any) -> Any:

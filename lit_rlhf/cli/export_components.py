@@ -8,14 +8,19 @@ from typing import Any
 import torch
 
 from lit_rlhf.cli.refusal import refuse
-from lit_rlhf.data.files import read_rows
+from lit_rlhf.data.files import BadRowsError, read_rows
+from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.data.trees import pack_trees, plant_tree
 from lit_rlhf.models.components import Combine, Components, fit_weights
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.scorer import ScorerNetwork
+from lit_rlhf.records import Tree
 
 ROWS_AT_ONCE = 32
 """Pairs in one forward."""
+SKIP_ADVICE = ", or --data.bad_rows skip"
+OTHERS_ADVICE = ", or leave them out with --data.bad_rows skip."
+"""Of the data room's messages."""
 
 
 def components_of(module: Any, option: str) -> Components:
@@ -65,13 +70,7 @@ def fit_few_shot(module: Any, path: str) -> list[str]:
             f"--few-shot fits the weights of a mean, and these components are combined by {components.combine}.",
             "Add --combine mean.",
         )
-    trees = []
-    for row in read_rows(path, "pairs").rows:
-        (tree,), _ = plant_tree(row, module.encoder)
-        tree.comparisons = [one for one in tree.comparisons if one.target > 0.5]
-        trees += [tree] if tree.comparisons else []
-    if not trees:
-        raise ValueError(f"--few-shot {path}: no row tells two responses apart.")
+    trees, left_out = read_few_shot(path, module.encoder)
     better, worse = [], []
     with evaluating(network), torch.no_grad():
         for start in range(0, len(trees), ROWS_AT_ONCE):
@@ -84,7 +83,8 @@ def fit_few_shot(module: Any, path: str) -> list[str]:
     differences = torch.cat(better) - torch.cat(worse)
     names = components.domains or [f"member {number}" for number in range(components.count)]
     right = [(column > 0).double().mean().item() for column in (*differences.T, differences @ weights)]
-    return [
+    split = sum(one.target < 1 for tree in trees for one in tree.comparisons)
+    lines = [
         f"weights fitted on {len(differences)} pairs, and the share of them that each component orders right:",
         *(
             f"  {name}: weight {weight:.3f}, right {share:.3f}"
@@ -92,3 +92,34 @@ def fit_few_shot(module: Any, path: str) -> list[str]:
         ),
         f"  weighted: right {right[-1]:.3f} (of the pairs that it was fitted on)",
     ]
+    if split:
+        lines.append(f"  {split} of the pairs are split, and count whole for the side of more than half")
+    if left_out:
+        lines.append(f"  {left_out} more are left out: no side has more than half of what was said")
+    return lines
+
+
+def read_few_shot(path: str, encoder: TextEncoder) -> tuple[list[Tree], int]:
+    """The pairs of a file of which more than half of what was said takes one side, and how many others there are.
+
+    Raises:
+        ValueError: there are none, or a row cannot be read.
+    """
+    try:
+        rows = read_rows(path, "pairs").rows
+    except BadRowsError as error:
+        # This command skips nothing, so it must not advise an option of others.
+        said = str(error).replace(SKIP_ADVICE, "").replace(OTHERS_ADVICE, ".")
+        raise ValueError(f"--few-shot {path}: {said}") from None
+    trees, left_out = [], 0
+    for row in rows:
+        (tree,), _ = plant_tree(row, encoder)
+        # Half of the ties is in the target; they are on nobody's side.
+        tree.comparisons = [one for one in tree.comparisons if one.target - one.tie / 2 > 0.5]
+        if tree.comparisons:
+            trees.append(tree)
+        else:
+            left_out += 1
+    if not trees:
+        raise ValueError(f"--few-shot {path}: no row tells two responses apart.")
+    return trees, left_out

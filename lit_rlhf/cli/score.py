@@ -32,10 +32,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "lit-rlhf score",
         allow_abbrev=False,
         description="Score every response of a file with a reward model. Each row is written as it was, with "
-        "`reward_scores` (one a response, in order; of a pair chosen and rejected, of votes a and b), "
-        "`reward_ranks` (1 = best) and, for a model of several components, `reward_disagreement`. Where rows are "
-        "judged (pairs, rankings, votes) the judgements are compared with the scores, in a table, a page "
-        "reward-report.html and metrics.json. An interrupted run goes on when the same command is given again.",
+        "`reward_scores` (one a response, in the order of the row's own fields: chosen and rejected, response_a and "
+        "response_b, response_1 and response_2), `reward_ranks` (1 = best) and, for a model of several components, "
+        "`reward_disagreement`. Where rows are judged (pairs, rankings, votes) the judgements are compared with the "
+        "scores as `validate` does it, in a table, a page reward-report.html and metrics.json. For that, pairs that "
+        "name their annotator become one row of votes a pair, and rows of one rated response one ranking a prompt. "
+        "What was interrupted or failed goes on when the same command is given again.",
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="a reward model's folder, such as runs/reward/export, or its hub name")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lit_rlhf.cli.score_lines import RowScores, write_lines
+from lit_rlhf.cli.score_merged import merge_rows, scores_of_each
 from lit_rlhf.cli.score_report import report_on_rows
-from lit_rlhf.cli.scoring import RowScores, positions_of, ranks_of, score_rows, scoring_key, too_long
+from lit_rlhf.cli.score_sides import response_order
+from lit_rlhf.cli.scoring import positions_of, ranks_of, score_rows, scoring_key, too_long
 from lit_rlhf.data.files import BadRowsError, describe_bad
 from lit_rlhf.data.formats import Kind, RowError, parse_row
 from lit_rlhf.data.layouts import native_fields
@@ -26,6 +28,8 @@ from lit_rlhf.records import Row, Tree
 
 NAMED = 5
 """Rows that a message names; the others are counted."""
+SKIP_ADVICE = ", or --data.bad_rows skip"
+"""Of the data room's messages, which a command without the option must not give."""
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Rows:
 
     fields: list[dict[str, Any]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
 
 
 def score_files(arguments: argparse.Namespace) -> None:
@@ -49,23 +54,38 @@ def score_files(arguments: argparse.Namespace) -> None:
             "Give the export of a reward run, such as runs/reward/export."
         )
     read = read_files(arguments.files)
+    rows = judged_together(read)
+    training = judged_together(read_files([arguments.train])) if arguments.train else None
     encoder = TextEncoder(load_tokenizer(model))
-    trees = [plant_tree(row, encoder)[0][0] for row in read.rows]
+    trees = [plant_tree(row, encoder)[0][0] for row in rows]
     network = load_scorer(model)
-    say_too_long(trees, [row.place for row in read.rows], network)
+    say_too_long(trees, [row.place for row in rows], network)
     out = Path(arguments.out)
     part = out.with_name(f"{out.name}.{scoring_key(model, trees)[:16]}.part")
     others = [str(file) for file in sorted(out.parent.glob(f"{out.name}.*.part")) if file != part]
     if others:
         say(f"unfinished, of another model or other rows, yours to delete: {', '.join(others)}")
     found = score_rows(network, trees, part, arguments.max_tokens, choose_device(arguments.device))
-    write_scored(out, read.fields, found)
     folder = Path(arguments.report) if arguments.report else out.with_name(f"{out.stem}-report")
-    training = read_files([arguments.train]).rows if arguments.train else None
-    report_on_rows(read.rows, trees, found, training, arguments.model, arguments.files, folder)
+    try:
+        # The file comes last: while it is not there, the same command goes on from the part.
+        report_on_rows(rows, trees, found, training, arguments.model, arguments.files, folder)
+        each = scores_of_each(read.rows, rows, found)
+        write_lines(out, with_scores(read.fields, each))
+    except Exception:
+        print(f"what was scored is kept in {part}; the same command goes on from there", file=sys.stderr)
+        raise
     part.unlink()
-    for line in summary(out, read.fields, found):
+    for line in summary(out, read.fields, each):
         say(line)
+
+
+def judged_together(read: Rows) -> list[Row]:
+    """The rows as ``validate`` takes them, and what was put together said; see :func:`merge_rows`."""
+    rows, notes = merge_rows(read.rows, read.kinds)
+    for note in notes:
+        say(note)
+    return rows
 
 
 def read_files(paths: Sequence[str]) -> Rows:
@@ -83,15 +103,17 @@ def read_files(paths: Sequence[str]) -> Rows:
             try:
                 if isinstance(fields, RowError):
                     raise fields
-                out.rows.append(parse_row(fields, kind_of(fields), place))
+                kind = kind_of(fields)
+                row = parse_row(fields, kind, place)
+                refuse_half_characters(row)
+                out.rows.append(row)
+                out.kinds.append(kind)
                 out.fields.append(dict(fields))
             except RowError as error:
                 bad.append(error)
     if bad:
-        *lines, _ = describe_bad(bad, len(out.rows)).splitlines()
-        raise BadRowsError(
-            "\n".join([*lines, "Mend or remove them: every row is to be written with its scores."])
-        )
+        *lines, _ = describe_bad(bad, len(out.rows)).replace(SKIP_ADVICE, "").splitlines()
+        raise BadRowsError("\n".join([*lines, "Mend or remove them: no row is skipped here."]))
     if not out.rows:
         raise BadRowsError(f"no rows in {', '.join(paths)}")
     return out
@@ -141,17 +163,36 @@ def say_too_long(trees: Sequence[Tree], places: Sequence[str], network: ScorerNe
         say(f"{len(over)} rows run past the model's {positions} positions ({shown}{more}): {outcome}")
 
 
-def write_scored(out: Path, fields: Sequence[Mapping[str, Any]], found: Sequence[RowScores]) -> None:
-    """The rows with their scores as JSON lines, whole or not at all."""
+def refuse_half_characters(row: Row) -> None:
+    r"""Refuse a row whose text holds half of a surrogate pair: no tokenizer reads it.
+
+    Raises:
+        RowError: with the place.
+    """
+    for text in texts_of(row):
+        for place, letter in enumerate(text):
+            if "\ud800" <= letter <= "\udfff":
+                raise RowError(
+                    row.place, "characters", f"half of one, {letter!r}, behind {text[:place][-20:]!r}"
+                )
+
+
+def texts_of(row: Row) -> Iterator[str]:
+    """What the model reads of a row."""
+    for part in (row.prompt, *row.responses):
+        yield from [part] if isinstance(part, str) else [turn["content"] for turn in part]
+
+
+def with_scores(fields: Sequence[Mapping[str, Any]], found: Sequence[RowScores]) -> Iterator[dict[str, Any]]:
+    """The rows as they were with their scores, in the order of the file's own response fields."""
     several = any(value for one in found for value in one.disagreement)
-    beside = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    with open(beside, "w", encoding="utf-8") as file:
-        for row, one in zip(fields, found, strict=True):
-            added: dict[str, Any] = {"reward_scores": one.scores, "reward_ranks": ranks_of(one.scores)}
-            if several:
-                added["reward_disagreement"] = one.disagreement
-            file.write(json.dumps({**row, **added}, ensure_ascii=False, default=str) + "\n")
-    os.replace(beside, out)
+    for row, one in zip(fields, found, strict=True):
+        order = response_order(row, len(one.scores))
+        scores = [one.scores[place] for place in order]
+        added: dict[str, Any] = {"reward_scores": scores, "reward_ranks": ranks_of(scores)}
+        if several:
+            added["reward_disagreement"] = [one.disagreement[place] for place in order]
+        yield {**row, **added}
 
 
 def summary(out: Path, fields: Sequence[Mapping[str, Any]], found: Sequence[RowScores]) -> list[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lit_rlhf import __version__
 from lit_rlhf.cli.reward_report import add_numbers, evaluate_rows
-from lit_rlhf.cli.scoring import RowScores
+from lit_rlhf.cli.score_lines import RowScores
 from lit_rlhf.metrics.judged import Judged
 from lit_rlhf.records import Row, Tree
 from lit_rlhf.reports.reward_numbers import headline_table
@@ -74,10 +74,10 @@ def report_on_rows(
     """Print the headline numbers, write ``reward-report.html`` and ``metrics.json``; nothing where nothing is judged.
 
     Args:
-        rows: of the files.
+        rows: of the files, put together as ``validate`` would; see :func:`~lit_rlhf.cli.score_merged.merge_rows`.
         trees: the same in tokens.
         found: their scores.
-        training: rows for the bag-of-words baseline; None = none were given.
+        training: rows for the bag-of-words baseline, put together likewise; None = none were given.
         model: its name, for the page.
         files: names of the files, for the page.
         folder: where the two go.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lit_rlhf.cli.row_progress import RowProgress
+from lit_rlhf.cli.score_lines import RowScores, read_part
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.components import disagreement
 from lit_rlhf.models.fingerprint import fingerprint_of_stored
@@ -22,18 +22,6 @@ from lit_rlhf.records import ResponseTrees, Tree
 
 BATCHES_AT_ONCE = 16
 """Batches whose rows are sorted by length together, and whose scores reach the disk together."""
-
-
-@dataclass(frozen=True)
-class RowScores:
-    """What a reward model says of one row."""
-
-    scores: list[float | None]
-    """One a response; None where the model has too few positions for it."""
-    disagreement: list[float | None]
-    """Standard deviation over the model's components, one a response; zeros for a model with one."""
-    probability: list[float | None]
-    """P(better ≻ worse), one a comparison of the row; None where a response of it has no score."""
 
 
 def scoring_key(model: str, trees: Sequence[Tree]) -> str:
@@ -85,18 +73,6 @@ def score_rows(
                 known.append(found[number])
             file.flush()
     return known
-
-
-def read_part(part: Path, rows: int) -> list[RowScores]:
-    """What an interrupted pass has left; a line that was cut off is taken off the file too."""
-    if not part.exists():
-        part.parent.mkdir(parents=True, exist_ok=True)
-        return []
-    content = part.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(part, len(whole))
-    return [RowScores(**json.loads(line)) for line in whole.splitlines()[:rows]]
 
 
 def positions_of(network: ScorerNetwork) -> tuple[int | None, bool]:

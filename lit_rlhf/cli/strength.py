@@ -62,8 +62,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--then",
         choices=TREATMENTS,
         default="none",
-        help="flip: swap chosen and rejected of the weakest share. soft: lower the target of rows with a negative "
-        "strength. margin: set each row's margin to its strength, or 0 where that is negative (%(default)s)",
+        help="flip: swap chosen and rejected of the weakest share, and all fields that are named after them; such rows "
+        "say `flipped`, true, or false where an earlier call had swapped them too. soft: lower the target of rows "
+        "with a negative strength. margin: set each row's margin to its strength, or 0 where that is negative "
+        "(%(default)s)",
     )
     add("--share", type=float, default=0.1, metavar="Q", help="the share that flip swaps (%(default)s)")
     add(

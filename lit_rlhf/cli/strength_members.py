@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.cli.progress import duration
-from lit_rlhf.cli.scoring import RowScores, read_part, score_rows, scoring_key
+from lit_rlhf.cli.score_lines import RowScores, read_part
+from lit_rlhf.cli.scoring import score_rows, scoring_key
 from lit_rlhf.models.scorer import load_scorer
 from lit_rlhf.records import Tree
 

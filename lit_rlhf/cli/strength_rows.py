@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,11 +11,10 @@ import torch
 from rich.console import Console
 
 from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.cli.score_sides import sides_of
+from lit_rlhf.cli.strength_flip import MARKS, flipped_fields, marks, sided_names
 from lit_rlhf.records import Comparison, Row, Tree
 from lit_rlhf.reports.tables import Cell, result_table
-
-SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"))
-"""The names under which a file may hold the two sides of a pair."""
 
 SHOWN = 5
 """Rows of the most negative strength that are shown."""
@@ -37,6 +37,8 @@ class StrengthRow:
     """Its population standard deviation."""
     added: dict[str, Any] = field(default_factory=dict)
     """What the treatment sets."""
+    is_flipped: bool = False
+    """Whether the treatment swaps its sides."""
 
     @property
     def is_label(self) -> bool:
@@ -47,26 +49,19 @@ class StrengthRow:
             and self.tree.comparisons[0].target > 0.5
         )
 
-    @property
-    def is_flipped(self) -> bool:
-        return "flipped" in self.added
-
     def written(self) -> dict[str, Any]:
         """The row as it was, with strengths and treatment; one that compares nothing as it was."""
         if not self.strengths:
             return dict(self.fields)
         if sides_of(self.fields) is not None:
             strength = -self.strengths[0] if self.is_flipped else self.strengths[0]
-            return {**self.fields, "strength": strength, "strength_std": self.spreads[0], **self.added}
+            measured = {"strength": strength, "strength_std": self.spreads[0]}
+            kept = {name: value for name, value in self.fields.items() if name not in MARKS}
+            return {**kept, **measured, **self.added, **marks(self.fields, self.is_flipped)}
         pairs = [[one.better, one.worse] for one in self.tree.comparisons]
         return {
             **self.fields, "strength": self.strengths, "strength_std": self.spreads, "strength_pairs": pairs
         }  # fmt: skip
-
-
-def sides_of(fields: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The names of the better and the worse side of a pair; None for another kind of row."""
-    return next((names for names in SIDES if all(fields.get(name) is not None for name in names)), None)
 
 
 def comparisons_to_judge(fields: Mapping[str, Any], row: Row) -> list[Comparison]:
@@ -86,7 +81,8 @@ def refuse_untreatable(rows: Sequence[StrengthRow], then: str) -> None:
         refuse(
             f"--then {then} changes the labels of pairs, and {len(others)} of {len(rows)} rows are rankings or votes "
             f"(first: {others[0].row.place}).",
-            "Give pairs (prompt, chosen, rejected), or --then none, which writes a strength for each comparison.",
+            "Give pairs (prompt, chosen, rejected; or HelpSteer's), or --then none, which writes a strength for each "
+            "comparison.",
         )
 
 
@@ -126,23 +122,37 @@ def treat(rows: Sequence[StrengthRow], then: str, share: float, alpha: float) ->
 
 
 def flip(row: StrengthRow) -> None:
-    """Swap the two sides."""
-    names = sides_of(row.fields)
-    assert names is not None
-    chosen, rejected = names
-    row.added |= {chosen: row.fields[rejected], rejected: row.fields[chosen], "flipped": True}
-    if row.fields.get("margin"):
+    """Turn the label round, and all that the row says of its sides with it."""
+    row.is_flipped = True
+    row.added |= flipped_fields(row.fields)
+    if row.tree.comparisons[0].margin:
         row.added["margin"] = 0.0  # it was said of the label as it stood
 
 
-def report(rows: Sequence[StrengthRow], changes: Mapping[str, int]) -> None:
-    """Print the strengths in numbers, what was changed, and the comparisons whose label is doubted most."""
-    measured = [
+def labelled(rows: Sequence[StrengthRow]) -> list[tuple[float, StrengthRow, int]]:
+    """The comparisons that say which of two responses is better: strength, row, and number in the row."""
+    return [
         (strength, row, place)
         for row in rows
         for place, strength in enumerate(row.strengths)
         if row.tree.comparisons[place].target > 0.5
     ]
+
+
+def unswapped(rows: Sequence[StrengthRow]) -> list[str]:
+    """Of flipped rows, the fields that by their name speak of a side, and still say what they said before."""
+    left = Counter(
+        name for row in rows if row.is_flipped for name in sided_names(row.fields) if name not in row.added
+    )
+    if not left:
+        return []
+    shown = ", ".join(f"{name} ({count} rows)" for name, count in sorted(left.items()))
+    return [f"not swapped in flipped rows, since the other side has no such field: {shown}"]
+
+
+def report(rows: Sequence[StrengthRow], changes: Mapping[str, int]) -> None:
+    """Print the strengths in numbers, what was changed, and the comparisons whose label is doubted most."""
+    measured = labelled(rows)
     strengths = torch.tensor([strength for strength, *_ in measured])
     lines: list[list[Cell]] = [["comparisons that tell two responses apart", len(measured)]]
     if measured:
@@ -155,6 +165,8 @@ def report(rows: Sequence[StrengthRow], changes: Mapping[str, int]) -> None:
         lines.append(["rows that compare nothing, without a strength", unused])
     console = Console()
     console.print(result_table("preference strength", ["", "value"], lines))
+    for line in unswapped(rows):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     lowest = sorted(measured, key=lambda entry: entry[0])[:SHOWN]
     shown: list[list[Cell]] = [
         [row.row.place, strength, row.spreads[place], *texts(row, place)] for strength, row, place in lowest
@@ -172,4 +184,5 @@ def texts(row: StrengthRow, place: int) -> list[str]:
 
 def response_text(response: Any) -> str:
     """A response in one string: its turns one under the other."""
-    return response if isinstance(response, str) else "\n".join(turn["content"] for turn in response)
+    text = response if isinstance(response, str) else "\n".join(turn["content"] for turn in response)
+    return text.encode("utf-8", "replace").decode("utf-8")  # half characters cannot be printed

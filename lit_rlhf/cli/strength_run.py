@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,30 @@ import yaml
 from rich.console import Console
 
 from lit_rlhf import RewardModule
-from lit_rlhf.callbacks import write_beside_and_rename
 from lit_rlhf.cli.check import CheckCommandLine
 from lit_rlhf.cli.export import find_class
 from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.cli.score_files import choose_device
+from lit_rlhf.cli.score_lines import write_lines
 from lit_rlhf.cli.strength_members import Fit, differences, say
-from lit_rlhf.cli.strength_rows import StrengthRow, comparisons_to_judge, refuse_untreatable, report, treat
+from lit_rlhf.cli.strength_rows import (
+    StrengthRow,
+    comparisons_to_judge,
+    labelled,
+    refuse_untreatable,
+    report,
+    treat,
+)
+from lit_rlhf.cli.strength_settings import FREE, flatten, judgements_fingerprint, settle_settings
 from lit_rlhf.data.files import prompt_key
 from lit_rlhf.data.formats import RowError, parse_row
 from lit_rlhf.data.sources import find_sources
 from lit_rlhf.data.tree_datamodule import TreeDataModule
 from lit_rlhf.data.trees import plant_tree
+from lit_rlhf.models.fingerprint import fingerprint_of_stored
 from lit_rlhf.modules.reference_file import rows_fingerprint
 from lit_rlhf.ops.strength import preference_strength
 from lit_rlhf.reports.strength import draw_strengths
-
-SETTINGS_FILE = "strength-settings.json"
-"""In the folder: what its models were trained with."""
-
-FREE = ("out", "ckpt_path", "data.path", "trainer.default_root_dir", "trainer.devices", "trainer.accelerator",
-        "trainer.strategy", "trainer.num_nodes", "trainer.logger", "trainer.callbacks", "trainer.enable_progress_bar",
-        "trainer.enable_model_summary", "trainer.log_every_n_steps")  # fmt: skip
-"""Settings that may change between two calls; the rows themselves are compared, not their place."""
 
 
 class Plan(CheckCommandLine):
@@ -56,6 +57,7 @@ class Plan(CheckCommandLine):
         if isinstance(seed, bool) or not isinstance(seed, int):
             refuse(f"--seed_everything: expected a number, from which the models count, found {seed}.")
         self.seed: int = seed
+        self.model: str = config.model.init_args.model
         self.on_cpu = config.trainer.accelerator == "cpu"
         self.path = self.data.paths["train"]
         if self.path is None:
@@ -68,9 +70,10 @@ class Plan(CheckCommandLine):
             )
 
     def settings(self) -> dict[str, Any]:
-        """Every setting of the fits that changes what they learn, by its dotted name."""
+        """Every setting of the fits that changes what they learn, by its dotted name; and the model's content."""
         parsed = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False))
-        return {name: value for name, value in flatten(parsed) if not name.startswith(FREE)}
+        found = {name: value for name, value in flatten(parsed) if not name.startswith(FREE)}
+        return {**found, "start model": fingerprint_of_stored(self.model)}
 
 
 def measure(arguments: argparse.Namespace, fit_arguments: Sequence[str]) -> None:
@@ -81,11 +84,20 @@ def measure(arguments: argparse.Namespace, fit_arguments: Sequence[str]) -> None
         FitStopped: a fit was stopped or failed.
     """
     plan, out = Plan(fit_arguments, bool(arguments.folds)), Path(arguments.out)
+    note = weights_note(plan.path)
+    if note:
+        say(note)
     rows = read_pairs(plan.path, plan.data)
     refuse_untreatable(rows, arguments.then)
     trees = [row.tree for row in rows]
-    settle_settings(out, {**plan.settings(), "folds": arguments.folds, "rows": rows_fingerprint(trees)})
-    fits = plan_fits(plan, rows, out, arguments.members, arguments.folds)
+    parts = deal_rows(plan, rows, arguments.folds)
+    about_rows = {
+        "rows": rows_fingerprint(trees),
+        "judgements": judgements_fingerprint(row.row for row in rows),
+        "weights": [source.weight for source in find_sources(plan.path, "train")],
+    }
+    settle_settings(out, {**plan.settings(), "folds": arguments.folds, **about_rows})
+    fits = plan_fits(plan, rows, parts, out, arguments.members)
     device = "cpu" if plan.on_cpu else choose_device("auto")
     measured = differences(fits, arguments.members, trees, fit_arguments, arguments.max_tokens, device)
     mean, spread = preference_strength(measured)
@@ -93,10 +105,27 @@ def measure(arguments: argparse.Namespace, fit_arguments: Sequence[str]) -> None
     for row, strengths, spreads in zip(rows, mean.split(counts), spread.split(counts), strict=True):
         row.strengths, row.spreads = strengths.tolist(), spreads.tolist()
     changes = treat(rows, arguments.then, arguments.share, arguments.alpha)
-    write_beside_and_rename(out / "strength.jsonl", as_json_lines([row.written() for row in rows]))
-    draw_strengths(out / "strength.png", mean.tolist(), spread.tolist())
+    write_lines(out / "strength.jsonl", (row.written() for row in rows))
+    shown = labelled(rows)
+    draw_strengths(
+        out / "strength.png", [strength for strength, *_ in shown], [row.spreads[at] for _, row, at in shown]
+    )
     report(rows, changes)
     say(f"written: {out / 'strength.jsonl'}, {len(rows)} rows, and {out / 'strength.png'}")
+    if note:
+        say(note)
+
+
+def weights_note(path: Any) -> str:
+    """That the file which is written has no weights, where `path` weighs its files; else empty."""
+    weighed = [(source.name, source.weight) for source in find_sources(path, "train") if source.weight != 1]
+    if not weighed:
+        return ""
+    named = ", ".join(f"{name} {weight:g}" for name, weight in weighed)
+    return (
+        f"note: the models are trained with the weights of data.path ({named}), but strength.jsonl holds every row "
+        "once, of all files in order: who trains on it has to draw them apart again"
+    )
 
 
 def read_pairs(path: Any, data: TreeDataModule) -> list[StrengthRow]:
@@ -110,51 +139,37 @@ def read_pairs(path: Any, data: TreeDataModule) -> list[StrengthRow]:
                 row = parse_row(fields, data.kind, place)
             except RowError:
                 continue  # the data module has counted it, or stopped
-            row.comparisons = comparisons_to_judge(fields, row)
+            judged = replace(row, comparisons=comparisons_to_judge(fields, row))
             limits = (data.max_prompt_tokens, data.max_response_tokens, data.assistant_turns)
-            rows.append(StrengthRow(fields, row, plant_tree(row, data.encoder, *limits)[0][0]))
-    if not any(row.tree.comparisons for row in rows):
+            rows.append(StrengthRow(fields, row, plant_tree(judged, data.encoder, *limits)[0][0]))
+    if not any(one.target > 0.5 for row in rows for one in row.tree.comparisons):
         raise ValueError("data.path: no row by itself tells two responses apart.")
     return rows
 
 
-def as_json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a row."""
-    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+def deal_rows(plan: Plan, rows: Sequence[StrengthRow], folds: int) -> list[list[int]]:
+    """The rows in parts, each judged by fits that leave it out; no parts without folds.
 
-
-def settle_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings into a new folder; refuse one whose models were trained with others."""
-    file = out / SETTINGS_FILE
-    if not file.exists():
-        write_beside_and_rename(file, json.dumps(settings, indent=1, default=str) + "\n")
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(settings, default=str))
-    differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if differ:
-        said = "; ".join(
-            name if name == "rows" else f"{name} was {before.get(name)} and is {now.get(name)}"
-            for name in differ[:5]
-        )
-        refuse(
-            f"{out} holds models that were trained otherwise: {said}.",
-            "Give another --out, or the same arguments.",
-        )
-
-
-def plan_fits(plan: Plan, rows: Sequence[StrengthRow], out: Path, members: int, folds: int) -> list[Fit]:
-    """The fits, member by member; with folds their data files are written."""
+    Raises:
+        ValueError: there are too few prompts, or weights that the files of the folds could not hold.
+    """
     if not folds:
-        return [Fit(out / f"member-{m:02d}", plan.seed + m, range(len(rows))) for m in range(members)]
-    if any(isinstance(entry, Mapping) and entry.get("weight", 1) != 1 for entry in plan.path):
+        return []
+    if weights_note(plan.path):
         raise ValueError("--folds: the weights of data.path would be lost; give the files without weights.")
-    parts = deal_folds([prompt_key(row.row) for row in rows], folds, plan.seed)
-    files = [out / f"fold-{number}.jsonl" for number in range(folds)]
+    return deal_folds([prompt_key(row.row) for row in rows], folds, plan.seed)
+
+
+def plan_fits(
+    plan: Plan, rows: Sequence[StrengthRow], parts: Sequence[Sequence[int]], out: Path, members: int
+) -> list[Fit]:
+    """The fits, member by member; where there are parts, the data files that leave one out are written."""
+    if not parts:
+        return [Fit(out / f"member-{m:02d}", plan.seed + m, range(len(rows))) for m in range(members)]
+    files = [out / f"fold-{number}.jsonl" for number in range(len(parts))]
     for file, part in zip(files, parts, strict=True):
         left_out = set(part)
-        kept = [row.fields for number, row in enumerate(rows) if number not in left_out]
-        write_beside_and_rename(file, as_json_lines(kept))
+        write_lines(file, (row.fields for number, row in enumerate(rows) if number not in left_out))
     return [
         Fit(out / f"member-{m:02d}-fold-{number}", plan.seed + m, part, files[number])
         for m in range(members)
@@ -179,17 +194,3 @@ def deal_folds(keys: Sequence[str], folds: int, seed: int) -> list[list[int]]:
     random.Random(seed).shuffle(prompts)
     part_of = {prompt: number % folds for number, prompt in enumerate(prompts)}
     return [[row for row, key in enumerate(keys) if part_of[key] == part] for part in range(folds)]
-
-
-def flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings under dotted names, without ``init_args``.
-
-    >>> flatten({"model": {"class_path": "A", "init_args": {"link": None}}})
-    [('model.class_path', 'A'), ('model.link', None)]
-    """
-    if not isinstance(values, dict):
-        return [(prefix, values)]
-    found = []
-    for name, value in values.items():
-        found += flatten(value, prefix if name == "init_args" else f"{prefix}.{name}".lstrip("."))
-    return found

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from lit_rlhf import RewardModule
 from lit_rlhf.cli.main import main
@@ -18,6 +19,7 @@ from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.components import fit_weights
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
 from lit_rlhf.records import ResponseTrees, Tree
+from tests.conftest import make_llama
 from tests.modules.training import quiet_trainer, random_trees
 
 
@@ -114,13 +116,26 @@ def test_few_shot_weights_prefer_the_head_that_agrees(
         better, worse = (second, first) if turned else (first, second)
         standardised.append(scores.flip(0) if turned else scores)
         rows.append({"prompt": "a", "chosen": f" {better}", "rejected": f" {worse}"})
+    # A split vote counts whole for its majority; a tie says nothing, nor does a half, nor a majority of ties.
+    five, side = (
+        ["a", "b", "b", "a", "a"],
+        dict(zip(("response_a", "response_b"), list(rows[0].values())[1:])),
+    )
+    rows[0] = {"prompt": "a", **side, "labels": [{"choice": choice} for choice in five]}
     rows.append({"prompt": "a", "chosen": " a tie", "rejected": " says nothing", "tie": True})
+    for choices in (["a", "tie", "tie"], ["a", "b"], ["a", "b", "a", "tie"]):
+        labels = [{"choice": choice} for choice in choices]
+        rows.append({"prompt": "a", "response_a": " late", "response_b": " soup", "labels": labels})
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(["export", "module.ckpt", "folder", "--few-shot", "pairs.jsonl"])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("weights fitted on 10 pairs")
     shares = {line.split(":")[0].strip(): line for line in said[1:4]}
     assert list(shares) == ["x", "y", "z"] and shares["y"].endswith("right 0.800")
+    assert said[5:7] == [
+        "  1 of the pairs are split, and count whole for the side of more than half",
+        "  4 more are left out: no side has more than half of what was said",
+    ]
     network = load_scorer("folder").eval()
     assert network.weights.argmax() == 1 and network.weights.sum() == pytest.approx(1.0, abs=1e-5)
     better_scores, worse_scores = torch.stack(standardised).unbind(1)
@@ -153,3 +168,37 @@ def test_what_goes_not_together_is_refused(tiny_model_dir: Path, capsys: pytest.
     checkpoint(tiny_model_dir, None)
     for flags in (["--combine", "min"], ["--k", "1"], ["--few-shot", "ties.jsonl"]):
         assert f"{flags[0]}: this RewardModule has one head, nothing to combine." in refusal(capsys, *flags)
+
+
+def test_rows_that_cannot_be_read_advise_nothing_of_other_commands(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint(tiny_model_dir, DOMAINS)
+    for row in ({"prompt": "a", "chosen": "b"}, {"prompt": "a", "chosen": "b", "rejected": "b"}):
+        Path("bad.jsonl").write_text(json.dumps(row) + "\n")
+        said = refusal(capsys, "--few-shot", "bad.jsonl")
+        assert "--few-shot bad.jsonl: 1 bad of 1 rows:\n  bad.jsonl:1: expected" in said
+        assert said.rstrip().endswith("Mend or remove them.") and "bad_rows" not in said
+
+
+def test_a_model_that_is_not_there_or_does_not_fit_is_refused(
+    tiny_model_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint(tiny_model_dir, None)
+    Path("runs").mkdir()
+    said = refusal(capsys, "--model", "runs/sft")
+    assert said.startswith("error: --model runs/sft: model 'runs/sft': no such folder.")
+    assert "error: --model nowhere/sft: 'nowhere/sft' is no file or folder here" in refusal(
+        capsys, "--model", "nowhere/sft"
+    )
+    make_llama(tiny_tokenizer, vocab_size=400).save_pretrained("wider")
+    tiny_tokenizer.save_pretrained("wider")
+    said = refusal(capsys, "--model", "wider")
+    assert "module.ckpt: its weights do not fit the model wider: size mismatch for" in said
+    assert "Give --model: a folder of the architecture and the vocabulary" in said
+    content = torch.load("module.ckpt", weights_only=True)
+    content["hyper_parameters"]["model"] = "runs/gone"
+    torch.save(content, "module.ckpt")
+    said = refusal(capsys)
+    assert "module.ckpt was trained from the model runs/gone, which is not there" in said
+    assert "Give --model: its new place" in said

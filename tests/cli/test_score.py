@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from lit_rlhf.cli import scoring
+from lit_rlhf.cli import score_lines, scoring
 from lit_rlhf.cli.main import main
 from lit_rlhf.cli.row_progress import RowProgress
 from lit_rlhf.cli.score_files import kind_of
@@ -261,7 +261,7 @@ def test_a_line_that_was_cut_off_is_taken_away(tmp_path: Path) -> None:
     """Else the next line would be written behind its beginning."""
     part, line = tmp_path / "p.part", '{"scores": [1.0], "disagreement": [0.0], "probability": []}\n'
     part.write_text(line * 2 + '{"scores": [1.')
-    assert scoring.read_part(part, 5) == [scoring.RowScores([1.0], [0.0], [])] * 2
+    assert score_lines.read_part(part, 5) == [score_lines.RowScores([1.0], [0.0], [])] * 2
     assert part.read_text() == line * 2
 
 
@@ -322,7 +322,7 @@ def test_a_row_that_cannot_be_read_is_named(reward_dir: Path, capsys: pytest.Cap
     write("a.jsonl", [*ROWS, {"prompt": "a", "chosen": " b"}])
     said = refusal(capsys, str(reward_dir), "a.jsonl", "--out", "o.jsonl", code=1)
     assert "1 bad of 8 rows:\n  a.jsonl:8: expected" in said
-    assert "Mend or remove them: every row is to be written with its scores." in said
+    assert "Mend or remove them: no row is skipped here." in said
     assert "bad_rows" not in said
 
 

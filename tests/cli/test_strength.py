@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from lit_rlhf.cli import strength_members, strength_rows
+from lit_rlhf.cli import strength_members, strength_rows, strength_run
 from lit_rlhf.cli.configs import shipped
 from lit_rlhf.cli.main import main
-from lit_rlhf.cli.scoring import RowScores
+from lit_rlhf.cli.score_lines import RowScores
 from lit_rlhf.cli.strength_members import Fit, FitStopped, differences, place_differences
 from lit_rlhf.cli.strength_rows import StrengthRow, comparisons_to_judge, treat
-from lit_rlhf.cli.strength_run import deal_folds, settle_settings
+from lit_rlhf.cli.strength_run import deal_folds
+from lit_rlhf.cli.strength_settings import judgements_fingerprint, settle_settings
 from lit_rlhf.data.formats import parse_row
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.data.trees import pack_trees, plant_tree
 from lit_rlhf.models.scorer import load_scorer
-from lit_rlhf.records import Comparison, Row, Tree
+from lit_rlhf.records import Comparison, Row, Tree, Vote
 
 PAIRS: list[dict[str, Any]] = [
     {"id": f"{word}{number}", "prompt": word, "chosen": f" tasty {number}", "rejected": f" late {number}"}
@@ -222,6 +226,104 @@ def test_settings_are_compared_by_name(tmp_path: Path, capsys: pytest.CaptureFix
         assert said in capsys.readouterr().err
 
 
+def test_all_that_is_said_of_rows_tells_folders_apart() -> None:
+    row = Row("p", ["a", "b"], [Comparison(0, 1)], [1.0, 2.0], [3.0, 1.0], [Vote("x", 1.0)])
+    others = [
+        replace(row, comparisons=[replace(row.comparisons[0], **change)])
+        for change in (
+            {"better": 1, "worse": 0},
+            {"target": 0.75},
+            {"margin": 1.0},
+            {"weight": 2.0},
+            {"tie": 0.5},
+        )
+    ]
+    changes: list[dict[str, Any]] = [
+        {"ranks": [1.0, 1.0]}, {"ratings": [4.0, 1.0]}, {"votes": [Vote("x", 0.5)]}, {"votes": [Vote("y", 1.0)]},
+        {"domain": "d"}, {"annotator": "z"},
+    ]  # fmt: skip
+    others += [replace(row, **change) for change in changes]
+    prints = [judgements_fingerprint(rows) for rows in ([row], *([other] for other in others), [row, row])]
+    assert len(set(prints)) == len(prints) == 13
+    assert judgements_fingerprint([replace(row, columns={"note": 1}, place="f:9", id="i")]) == prints[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target": 0.6}, "otherwise: judgements."),
+        ({"margin": 0.5}, "otherwise: judgements."),
+    ],
+)
+def test_models_of_other_labels_are_not_taken(
+    change: dict[str, Any],
+    said: str,
+    tiny_model_dir: Path,
+    fitted: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(command(tiny_model_dir, "--members", "1"))
+    write("pairs.jsonl", [{**PAIRS[0], **change}, *PAIRS[1:]])
+    assert said in refusal(capsys, *command(tiny_model_dir, "--members", "1"))
+    assert len(fitted) == 1
+
+
+def test_models_of_another_start_are_not_taken(
+    tiny_model_dir: Path, fitted: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_model_dir, "model")
+    main(command(Path("model"), "--members", "1"))
+    weights = load_file("model/model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, "model/model.safetensors", {"format": "pt"})
+    assert "otherwise: start model." in refusal(capsys, *command(Path("model"), "--members", "1"))
+
+
+def test_folds_that_cannot_be_leave_no_settings(
+    tiny_model_dir: Path, fitted: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, *command(tiny_model_dir, "--folds", "4"), code=1)
+    assert "--folds 4: expected as many prompts at least, found 3." in said and not Path("s").exists()
+    main(command(tiny_model_dir, "--folds", "3", "--members", "1"))
+
+
+def test_weights_are_said_to_be_missing_and_told_apart(
+    tiny_model_dir: Path, fitted: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("more.jsonl", [{**row, "prompt": f"{row['prompt']} x"} for row in PAIRS])
+
+    def weighed(weight: float) -> list[str]:
+        data = [{"path": "pairs.jsonl"}, {"path": "more.jsonl", "weight": weight}]
+        return command(tiny_model_dir, "--members", "1", data=json.dumps(data))
+
+    main(weighed(2))
+    said = capsys.readouterr().out
+    assert said.count("weights of data.path (more.jsonl 2), but strength.jsonl holds every row once") == 2
+    assert len(read("s/strength.jsonl")) == 18
+    assert "weights was [1.0, 2.0] and is [1.0, 3.0]." in refusal(capsys, *weighed(3))
+    assert "weights of data.path" not in capsys.readouterr().out
+
+
+def test_half_characters_beside_the_texts_are_kept(tiny_model_dir: Path, fitted: list[list[str]]) -> None:
+    rows = [{**PAIRS[0], "note": "\ud83d"}, *PAIRS[1:]]
+    write("pairs.jsonl", rows)
+    main(command(tiny_model_dir, "--members", "1", "--folds", "2"))
+    assert read("s/strength.jsonl")[0]["note"] == "\ud83d"
+
+
+def test_the_picture_shows_what_the_table_counts(
+    tiny_model_dir: Path, fitted: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[float]] = []
+    monkeypatch.setattr(strength_run, "draw_strengths", lambda path, *numbers: drawn.extend(numbers))
+    ties = [{**row, "prompt": f"{row['prompt']} x", "tie": True} for row in PAIRS[:4]]
+    write("pairs.jsonl", [*ties, *PAIRS])
+    main(command(tiny_model_dir))
+    written = read("s/strength.jsonl")
+    assert drawn[0] == [row["strength"] for row in written[4:]]
+    assert drawn[1] == [row["strength_std"] for row in written[4:]]
+
+
 def row_of(fields: dict[str, Any], *strengths: float, kind: Any = "pairs") -> StrengthRow:
     row = parse_row(fields, kind, "f:1")
     row.comparisons = comparisons_to_judge(fields, row)
@@ -244,6 +346,69 @@ def test_flip_swaps_the_weakest_share() -> None:
     assert [row["strength"] for row in written] == [2.0, 0.5, -0.1, 3.0, 1.0]
     assert ["flipped" in row for row in written] == [False, True, True, True, False]
     assert not any("margin" in row or "target" in row for row in written)
+
+
+def test_all_that_is_said_of_the_sides_goes_with_them() -> None:
+    more = {
+        "score_chosen": 4, "score_rejected": 1, "gold_chosen": 0.5, "gold_rejected": -0.5, "chosen-rating": 5,
+        "rejected-rating": 2, "chosen_avg_rating": 3, "rejected_avg_rating": 1, "reward_scores": [1.0, -1.0],
+        "reward_ranks": [1, 2], "reward_disagreement": [0.1, 0.2], "rejected_by": "x", "Chosen_model": "m",
+        "reward_notes": [1, 2, 3], "tags": [1, 2], "unchosen": 0,
+    }  # fmt: skip
+    row, kept = pair(-1.0, **more), pair(1.0, **more)
+    treat([row, kept], "flip", share=0.5, alpha=0.1)
+    written = row.written()
+    assert {name: written[name] for name in more} == {
+        "score_chosen": 1, "score_rejected": 4, "gold_chosen": -0.5, "gold_rejected": 0.5, "chosen-rating": 2,
+        "rejected-rating": 5, "chosen_avg_rating": 1, "rejected_avg_rating": 3, "reward_scores": [-1.0, 1.0],
+        "reward_ranks": [2, 1], "reward_disagreement": [0.2, 0.1], "rejected_by": "x", "Chosen_model": "m",
+        "reward_notes": [1, 2, 3], "tags": [1, 2], "unchosen": 0,
+    }  # fmt: skip
+    assert {name: kept.written()[name] for name in more} == more
+    (said,) = strength_rows.unswapped([row, kept])
+    assert said.endswith("no such field: Chosen_model (1 rows), rejected_by (1 rows), unchosen (1 rows)")
+    assert strength_rows.unswapped([kept]) == []
+
+
+def numbered(preference: int, strength: float, **more: Any) -> StrengthRow:
+    sides = {"prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": preference}
+    return row_of({**sides, **more}, strength)
+
+
+def test_numbered_sides_are_flipped_by_their_preference() -> None:
+    lists = {"reward_scores": [1.0, 2.0], "score_chosen": 4, "score_rejected": 1}
+    rows = [numbered(2, -3.0, **lists), numbered(-1, -2.0), numbered(0, -4.0), numbered(3, 1.0)]
+    changes = treat(rows, "flip+margin", share=0.67, alpha=0.1)
+    assert changes["flipped"] == 2 and changes["left as they were"] == 1
+    written = [row.written() for row in rows]
+    assert [(row["response_1"], row["response_2"]) for row in written] == [("a", "b")] * 4
+    assert [row["preference_strength"] for row in written] == [-2, 1, 0, 3]
+    assert [row["strength"] for row in written] == [3.0, 2.0, -4.0, 1.0]
+    assert [row.get("margin") for row in written] == [3.0, 2.0, None, 1.0]
+    assert written[0]["reward_scores"] == [1.0, 2.0]  # the texts have not moved
+    assert (written[0]["score_chosen"], written[0]["score_rejected"]) == (1, 4)
+    read_again = [parse_row(row, "pairs", "f:1") for row in written]
+    assert [row.responses[0] for row in read_again] == ["a", "b", "a", "b"]
+    assert [row.comparisons[0].margin for row in read_again] == [3.0, 2.0, 0.0, 1.0]
+
+
+def test_a_numbered_side_that_is_flipped_has_no_margin_of_the_old_label() -> None:
+    rows = [numbered(3, -1.0), numbered(-2, 1.0)]
+    treat(rows, "flip", share=0.5, alpha=0.1)
+    assert parse_row(rows[0].written(), "pairs", "f:1").comparisons[0].margin == 0
+    assert parse_row(rows[1].written(), "pairs", "f:1").comparisons[0].margin == 2
+
+
+def test_marks_of_an_earlier_round_stay_true() -> None:
+    kinds: list[dict[str, Any]] = [{}, {"flipped": True}, {"flipped": False}, {"flipped_before": True}]
+    swapped, left = [pair(-1.0, **more) for more in kinds], [pair(1.0, **more) for more in kinds]
+    treat([*swapped, *left], "flip", share=0.5, alpha=0.1)
+    assert [[row.written().get(name) for name in ("flipped", "flipped_before")] for row in swapped] == [
+        [True, None], [False, None], [True, None], [False, None],
+    ]  # fmt: skip
+    assert [[row.written().get(name) for name in ("flipped", "flipped_before")] for row in left] == [
+        [None, None], [None, True], [None, None], [None, True],
+    ]  # fmt: skip
 
 
 def test_a_margin_of_the_old_label_goes_with_it() -> None:
