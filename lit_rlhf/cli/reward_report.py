@@ -18,13 +18,15 @@ from torch import Tensor
 
 from lit_rlhf import __version__
 from lit_rlhf.callbacks import write_beside_and_rename
+from lit_rlhf.data.report import SplitReport
 from lit_rlhf.data.sources import Split
-from lit_rlhf.data.split import shared_prompts, split_rows
+from lit_rlhf.data.split import responses_key, shared_prompts, split_rows
 from lit_rlhf.metrics.baselines import TextComparison, bag_of_words
 from lit_rlhf.metrics.evaluation import Evaluation, evaluate
 from lit_rlhf.metrics.judged import Judged
 from lit_rlhf.records import Row
 from lit_rlhf.reports.foreign_text import as_text
+from lit_rlhf.reports.reward_numbers import cautions as cautions_of_numbers
 from lit_rlhf.reports.reward_numbers import headline_table
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 MOST_TRAINING_COMPARISONS = 10_000
 """About so many the bag of words learns from, of rows evenly spread: more change it little and take long."""
 _DEVELOPMENT_SHARE = 0.2
+_MANY_CUT = 0.05
+"""Share of the responses."""
 _BASELINE_CHARACTERS = 5_000
 _NOT_SETTINGS = {"model", "optimizer", "scheduler", "tokenizer", "attention", "seed"}
 
@@ -72,18 +76,20 @@ class RewardReport(Callback):
             return
         folder = Path(trainer.default_root_dir)
         try:
-            evaluation = self._write(trainer, module, judged, split, folder)
+            evaluation, cautions = self._write(trainer, module, judged, split, folder)
         except Exception as problem:
             # What was trained and measured is on disk: that it could not be drawn must not look like a failed run.
             rank_zero_warn(f"{self.page.name} was not written: {type(problem).__name__}: {problem}")
             return
         console = Console()
         console.print(headline_table(evaluation))
+        for caution in (*cautions_of_numbers(evaluation), *cautions):
+            console.print(f"note: {caution}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"report: {folder / self.page}", highlight=False, markup=False, soft_wrap=True)
 
     def _write(
         self, trainer: L.Trainer, module: L.LightningModule, judged: Judged, split: Split, folder: Path
-    ) -> Evaluation:
+    ) -> tuple[Evaluation, list[str]]:
         # Here, because it brings matplotlib, which a start need not wait for.
         from lit_rlhf.reports.reward_report import write_reward_report
 
@@ -95,11 +101,11 @@ class RewardReport(Callback):
                 f"The evaluation is of step {self._judged_at:,}; the run went on to step {trainer.global_step:,}."
             )
         evaluation, more = evaluate_rows(judged, rows, _training_rows(data))
-        cautions += more
+        cautions += [*more, *_caution_of_cut_responses(getattr(data, "report", {}).get(split))]
         subject = _subject(trainer, module, data, split, cautions)
         write_reward_report(folder / self.page, evaluation, judged, rows, subject)
         add_numbers(folder / self.numbers, evaluation)
-        return evaluation
+        return evaluation, cautions
 
 
 def evaluate_rows(
@@ -121,7 +127,15 @@ def evaluate_rows(
             cautions.append(
                 f"{shared:,} of the prompts are in the training data too: new ones may be harder."
             )
-        baselines["bag of words"] = _word_baseline(training, rows, judged)
+        unseen = _without(training, rows)
+        if left_out := len(training) - len(unseen):
+            cautions.append(
+                f"{left_out:,} of the {len(training):,} training rows are evaluated too, prompt and responses: the bag "
+                "of words is fitted without them, but a model that was trained on them has seen them."
+            )
+        if training and not unseen:
+            raise ValueError("no training row is left that is not evaluated")
+        baselines["bag of words"] = _word_baseline(unseen, rows, judged)
     except ValueError as problem:
         cautions.append(f"There is no bag of words to compare with: {problem}.")
     # Without rows a comparison's row is still known by its number.
@@ -146,6 +160,26 @@ def _training_rows(data: Any) -> Sequence[Row] | str:
         return data.rows("train")
     except (ValueError, OSError) as problem:
         return str(problem)
+
+
+def _without(training: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The training rows whose prompt and responses are not among `rows`."""
+    evaluated = {responses_key(row) for row in rows}
+    return [row for row in training if responses_key(row) not in evaluated]
+
+
+def _caution_of_cut_responses(report: SplitReport | None) -> list[str]:
+    """Where enough of the split's responses were cut that their lengths mislead."""
+    if report is None:
+        return []
+    # rows that were left out are counted among the cut responses only
+    share = report.truncated_responses / max(report.responses, report.truncated_responses, 1)
+    if share < _MANY_CUT:
+        return []
+    return [
+        f"{share:.0%} of the responses were cut to max_response_tokens: “longer wins”, and all that is by length, sees "
+        "what is left of them, and may take the longer of two for as long as the other."
+    ]
 
 
 def _word_baseline(training: Sequence[Row], rows: Sequence[Row], judged: Judged) -> Tensor:

@@ -35,12 +35,13 @@ class PairDataModule(TreeDataModule):
     Args:
         path: Training data: a file, folder or hub name, a list of them, or of ``{path, weight}``. Not needed
             for ``test`` and ``predict``.
-        votes: What a row's votes are made into. ``share``: a soft label, the share of votes. ``majority``: the answer
-            that most gave. ``each``: a comparison a vote. ``posterior``: the probability by Dawid and Skene's model,
-            which finds out who can be trusted from who agrees with whom.
-        vote_prior: Votes that each side is given beforehand, with ``share``: 1 turns 3 : 0 into 4 : 1.
-        reliability: Whether votes count by how reliable their annotator is, estimated from agreement with the
-            others on the training rows; not with ``posterior``, which weighs them anyway.
+        votes: What a training row's votes are made into. ``share``: a soft label, the share of votes. ``majority``:
+            the answer that most gave. ``each``: a comparison a vote. ``posterior``: the probability by Dawid and
+            Skene's model, which finds out who can be trusted from who agrees with whom. Validation and test rows
+            always have the plain share of votes, so that evaluations compare whatever was trained on.
+        vote_prior: Votes that each side is given beforehand in training, with ``share``: 1 turns 3 : 0 into 4 : 1.
+        reliability: Whether votes count in training by how reliable their annotator is, estimated from agreement
+            with the others; not with ``posterior``, which weighs them anyway.
         options: What every data module takes; see :class:`~lit_rlhf.data.tree_datamodule.TreeDataModule`.
 
     Raises:
@@ -68,26 +69,30 @@ class PairDataModule(TreeDataModule):
             raise ValueError(
                 "data.reliability: data.votes posterior weighs annotators anyway; leave it false"
             )
-        self.votes: VoteUse = votes
+        self.vote_use: VoteUse = votes
         self.vote_prior = vote_prior
         self.reliability = reliability
-        self._reliability: Reliability | None = None
 
     def judge(self, split: Split, rows: list[Row], report: SplitReport) -> list[Row]:
-        """The rows with their votes made into comparisons; see `votes`.
+        """The rows, those to train on with their votes made into comparisons; see `votes`.
 
-        Rows to predict keep the plain share of votes: there is nothing to estimate from.
+        All others keep what they were read with, the plain share of votes.
         """
-        if split == "predict" or not any(row.votes for row in rows):
+        if not any(row.votes for row in rows):
+            return rows
+        if split != "train":
+            report.notes.append(
+                "labels are shares of votes, whatever is trained on; a tie is half a vote for either"
+            )
             return rows
         reliability = None
-        if self.reliability or self.votes == "posterior":
-            reliability = self._annotators(split, rows, report)
+        if self.reliability or self.vote_use == "posterior":
+            reliability = self._annotators(rows, report)
         return [
             replace(
                 row,
                 comparisons=compare_votes(
-                    row.votes, self.votes, self.vote_prior, reliability, row.comparisons[0].weight
+                    row.votes, self.vote_use, self.vote_prior, reliability, row.comparisons[0].weight
                 ),
             )
             if row.votes
@@ -95,20 +100,13 @@ class PairDataModule(TreeDataModule):
             for row in rows
         ]
 
-    def _annotators(self, split: Split, rows: list[Row], report: SplitReport) -> Reliability:
-        """How reliable the training rows' annotators are; those of the split itself where nothing is trained on."""
-        if split != "train" and self.paths["train"] is not None:
-            self.plant("train")
-            if self._reliability is not None:
-                report.notes.append(self._reliability.describe_known(row.votes for row in rows))
-                return self._reliability
+    def _annotators(self, rows: list[Row], report: SplitReport) -> Reliability:
+        """How reliable each annotator is, from who agrees with whom on these rows."""
         try:
             found = estimate_reliability([row.votes for row in rows if row.votes])
         except ValueError as error:
-            field = "votes posterior" if self.votes == "posterior" else "reliability"
+            field = "votes posterior" if self.vote_use == "posterior" else "reliability"
             raise ValueError(f"data.{field}: {error}") from None
-        if split == "train":
-            self._reliability = found
         report.notes += found.describe()
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -9,15 +10,17 @@ from dataclasses import replace
 from lit_rlhf.data.files import RowSet, count_duplicates
 from lit_rlhf.data.judgements import compare_ranks
 from lit_rlhf.data.rankings import ranks_of_scores
-from lit_rlhf.data.votes import compare_votes
-from lit_rlhf.records import Row, Vote
+from lit_rlhf.data.votes import ANONYMOUS, compare_votes
+from lit_rlhf.records import Response, Row, Vote
 
 
 def merge_annotated_pairs(read: RowSet) -> RowSet:
     """Pairs that name their annotator as votes: those on the same two responses, either way round, in one row.
 
     A pair with a margin, weight or target of its own stays as it is, since a vote has none. Where an annotator comes
-    twice on the same two responses the later row counts. The first row lends the others its id, columns and place.
+    twice on the same two responses the later row counts; an empty name is nobody's, and each of its votes counts. The
+    first row lends the others its id, columns and place. Which response is the first of a merged row does not depend
+    on the votes: the one that somebody chose would have the first vote, and chance agreement would be overrated.
     """
     groups = _grouped(read, lambda row: _pair_key(row) if _is_vote(row) else None)
     rows: list[Row] = []
@@ -28,13 +31,17 @@ def merge_annotated_pairs(read: RowSet) -> RowSet:
         if not _is_vote(first):
             rows.append(first)
             continue
-        votes: dict[str, Vote] = {}
-        for row in (read.rows[place] for place in group):
-            assert row.annotator is not None
-            if row.annotator in votes:
+        if len(group) > 1:
+            first = _with_settled_sides(first)
+        votes: dict[Hashable, Vote] = {}
+        for place in group:
+            row = read.rows[place]
+            name = row.annotator or ANONYMOUS
+            key = name or place
+            if key in votes:
                 repeated += 1
                 first_repeated = first_repeated or row.place
-            votes[row.annotator] = Vote(row.annotator, _choice(row, first))
+            votes[key] = Vote(name, _choice(row, first))
         merged += len(group) if len(group) > 1 else 0
         given = list(votes.values())
         rows.append(
@@ -42,7 +49,7 @@ def merge_annotated_pairs(read: RowSet) -> RowSet:
                 first,
                 votes=given,
                 comparisons=compare_votes(given),
-                annotator=first.annotator if len(given) == 1 else None,
+                annotator=given[0].annotator or None if len(given) == 1 else None,
             )
         )
     pairs = sum(len(group) > 1 for group in groups)
@@ -129,6 +136,18 @@ def _pair_key(row: Row) -> str:
 
 def _rating_key(row: Row) -> str:
     return json.dumps([row.prompt, row.annotator, row.domain], sort_keys=True)
+
+
+def _with_settled_sides(row: Row) -> Row:
+    """The pair with its responses in the order of their hashes; its comparison is to be made anew."""
+    responses, ratings = row.responses, row.ratings
+    if _digest(responses[1]) < _digest(responses[0]):
+        responses, ratings = responses[::-1], ratings and ratings[::-1]
+    return replace(row, responses=responses, ratings=ratings)
+
+
+def _digest(response: Response) -> bytes:
+    return hashlib.blake2b(json.dumps(response, sort_keys=True).encode()).digest()
 
 
 def _choice(row: Row, first: Row) -> float:

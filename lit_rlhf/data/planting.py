@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -9,7 +10,10 @@ from typing import TypeAlias
 from lit_rlhf.data.judgements import is_all_ties, without_ties
 from lit_rlhf.data.report import SplitReport
 from lit_rlhf.data.trees import Truncation
-from lit_rlhf.records import Row, Tree
+from lit_rlhf.records import Row, Tree, Vote
+
+MOST_TIED = 12
+"""Responses of one rank that the Plackett-Luce loss takes; ``lit_rlhf.losses.rankings.MAX_TIED``."""
 
 PlantTree: TypeAlias = Callable[[Row], tuple[list[Tree], Truncation]]
 
@@ -24,6 +28,8 @@ class Planted:
     weights: list[float] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     """``file:line``, for messages."""
+    votes: list[list[Vote]] = field(default_factory=list)
+    """Of every row that was read with votes, those among them that were not kept."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Judging:
     """A tie says nothing."""
     rates: bool = False
     """A rated response has something to give by itself."""
+    ranks_whole: bool = False
+    """The loss is of whole rankings, Plackett and Luce's: only so many responses may share a rank."""
 
     def has_use_for(self, tree: Tree) -> bool:
         """Whether anything can be learnt from a tree."""
@@ -54,9 +62,16 @@ def plant_rows(
         plant: Makes trees of a row.
         judging: What is asked of a row.
         report: Counts are added to it.
+
+    Raises:
+        ValueError: more responses of a row share a rank than the module's loss takes.
     """
     planted = Planted()
     for row, weight in zip(rows, weights, strict=True):
+        if row.votes:
+            planted.votes.append(row.votes)
+        if judging.compares and judging.ranks_whole:
+            _refuse_many_tied(row, judging.drops_ties)
         all_ties = is_all_ties(row)
         report.count_judgements(row, all_ties, judging.drops_ties)
         if judging.drops_ties and row.comparisons:
@@ -72,3 +87,16 @@ def plant_rows(
             planted.weights += [weight] * len(trees)
             planted.places += [row.place] * len(trees)
     return planted
+
+
+def _refuse_many_tied(row: Row, drops_ties: bool) -> None:
+    """With dropped ties the last ones may be as many as they are, since nothing is below them."""
+    sharing = Counter(rank for rank in row.ranks or [] if rank is not None)
+    if drops_ties and sharing:
+        del sharing[max(sharing)]
+    rank, most = max(sharing.items(), key=lambda shared: shared[1], default=(0.0, 0))
+    if most > MOST_TIED:
+        raise ValueError(
+            f"{row.place}: expected at most {MOST_TIED} responses of one rank for model.loss plackett_luce, found "
+            f"{most} of rank {rank:g}. Use loss: pairs or best_of_k, or take the row out."
+        )

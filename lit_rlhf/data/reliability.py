@@ -7,7 +7,7 @@ Letters: A answers (first better, second better, tie; the first two where nobody
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,15 +81,6 @@ class Reliability:
         if not self.converged:
             lines.append(f"that estimate has not settled after {self.iterations} iterations")
         return lines
-
-    def describe_known(self, votes: Iterable[Sequence[Vote]]) -> str:
-        """How many of these votes are by annotators that the estimate knows."""
-        names = [vote.annotator for row in votes for vote in row]
-        known = sum(name in self.annotators for name in names)
-        return (
-            f"reliability was estimated on the training rows: {known} of {len(names)} votes are by annotators known "
-            "from there, the others count like the average"
-        )
 
 
 def estimate_reliability(

@@ -43,7 +43,7 @@ class SplitReport:
     no_comparison: int = 0
     """Rows left out because nothing in them is compared: fewer than two responses judged, or told apart."""
     ties: int = 0
-    """Comparisons that are nothing but a tie."""
+    """Comparisons that are nothing but a tie; by the majority of votes, an even one too."""
     fully_tied: int = 0
     """Rows of which every comparison is a tie."""
     first_fully_tied: str = ""
@@ -108,14 +108,15 @@ class SplitReport:
         if self.responses:
             head += f", {self.counted_tokens} of {self.response_tokens} response tokens counted"
         taken = "left out" if self.drops_ties else "kept"
+        ties = "ties or even votes" if self.votes else "ties"  # of votes, also a majority that there is not
         doubtful = [
             (
                 self.votes,
                 f"votes of {len(self.annotators)} annotators on {self.voted} rows, {self.tie_votes} of them ties",
             ),
             (self.anonymous_votes, "votes name no labeler and count like the average annotator's"),
-            (self.ties, f"comparisons are ties, {taken}"),
-            (self.fully_tied, f"rows are nothing but ties, {taken} (first: {self.first_fully_tied})"),
+            (self.ties, f"comparisons are {ties}, {taken}"),
+            (self.fully_tied, f"rows are nothing but {ties}, {taken} (first: {self.first_fully_tied})"),
             (self.unjudged, "responses not judged, in no comparison"),
             (self.bad, f"bad rows left out (first: {self.first_bad})"),
             (self.duplicates, f"rows repeat an earlier one and are kept (first: {self.first_duplicate})"),

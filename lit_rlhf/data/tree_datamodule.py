@@ -26,7 +26,7 @@ from lit_rlhf.data.sources import Split
 from lit_rlhf.data.split import shared_prompts, split_rows
 from lit_rlhf.data.tokenization import AssistantTurns, TextEncoder, load_tokenizer
 from lit_rlhf.data.trees import Truncation, plant_tree
-from lit_rlhf.records import Row, Tree
+from lit_rlhf.records import Row, Tree, Vote
 
 _STAGES: dict[str | None, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -180,6 +180,14 @@ class TreeDataModule(LightningDataModule):
         """
         return self.plant(split).trees
 
+    def votes(self, split: Split = "train") -> list[list[Vote]]:
+        """The votes of every row of a split that was read with votes, before any row is dropped.
+
+        How far people agree is a matter of all of them: `rows` lacks those that are nothing but ties where ties
+        are dropped.
+        """
+        return self.plant(split).votes
+
     def example(self, split: Split = "train") -> list[tuple[str, PartKind]]:
         """The first tree as text in parts: ``prompt``, ``counted``, ``uncounted``, ``eos``."""
         trees = self.trees(split)
@@ -253,8 +261,12 @@ class TreeDataModule(LightningDataModule):
 
     def _judging(self) -> Judging:
         """What is asked of a row, as the trainer's module wants it."""
+        loss = self._module_argument("loss")
         return Judging(
-            self.compares, self._module_argument("ties") == "drop", self._module_argument("loss") == "ratings"
+            self.compares,
+            drops_ties=self._module_argument("ties") == "drop",
+            rates=loss == "ratings",
+            ranks_whole=loss == "plackett_luce",
         )
 
     def _module_argument(self, name: str) -> Any:

@@ -221,8 +221,10 @@ def describe_agreement(votes: Sequence[Sequence[Vote]]) -> list[str]:
         return []
     counts = count_votes(voted)
     of_row = counts.sum(1)
-    names = {vote.annotator for of_one in voted for vote in of_one}
-    who = f"{len(names):,} annotators" if names != {""} else "annotators without names"
+    signed = [vote.annotator for of_one in voted for vote in of_one if vote.annotator]
+    who = f"{len(set(signed)):,} annotators" if signed else "annotators without names"
+    if signed and (unsigned := int(of_row.sum()) - len(signed)):
+        who += f" and {unsigned:,} without a name"
     lines = [
         f"votes: {int(of_row.sum()):,} by {who} on {len(voted):,} rows, {of_row.mean():.1f} a row "
         f"({int(of_row.min())} to {int(of_row.max())}), {counts[:, 1].sum() / of_row.sum():.1%} ties"

@@ -86,7 +86,8 @@ class Evaluation:
     accuracy_beside_humans: Interval | None
     """The model's own on those very majorities."""
     worst: list[int]
-    """Places in the :class:`Judged` of the strict comparisons with the highest log-loss, the worst first."""
+    """Places in the :class:`Judged` of the strict comparisons with the highest log-loss, the worst first, two
+    responses of a row at most once."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -105,7 +106,7 @@ def evaluate(
 
     Args:
         judged: what people and the model said of it.
-        prompts: of each row of the data set; intervals are resampled by them.
+        prompts: of each row of the data set; intervals are resampled by them, where there are too few by whole rows.
         domains: of each row, None where it has none.
         votes: of each row; empty where nobody voted.
         baselines: what a baseline says of each comparison, as better minus worse: positive where it prefers
@@ -120,7 +121,7 @@ def evaluate(
     numbers = torch.tensor([prompt_numbers.setdefault(prompt, len(prompt_numbers)) for prompt in prompts])
 
     def interval(values: Tensor, rows: Tensor) -> Interval | None:
-        return bootstrap(values, numbers[rows].tolist(), seed) if len(values) else None
+        return bootstrap(values, numbers[rows].tolist(), seed, rows.tolist()) if len(values) else None
 
     strict = judged.target != 0.5
     preferred = (judged.target - 0.5).sign()
@@ -170,7 +171,7 @@ def evaluate(
         vote_ceiling=_number(human.vote_ceiling.mean()),
         human_accuracy=interval(human.human_right, human.left_out_row),
         accuracy_beside_humans=interval(human.model_right, human.left_out_row),
-        worst=_worst(losses, strict & (right == 0)),
+        worst=_worst(judged, losses, strict & (right == 0)),
     )
 
 
@@ -192,12 +193,17 @@ def _check(judged: Judged, of_rows: Sequence[Sequence[Any]], baselines: Mapping[
             raise ValueError(f"expected finite {name}, found {bad} that are not; leave those responses out")
 
 
-def _worst(losses: Tensor, wrong: Tensor) -> list[int]:
-    """Places of the wrong comparisons with the highest losses; of equal ones the earlier first."""
+def _worst(judged: Judged, losses: Tensor, wrong: Tensor) -> list[int]:
+    """Places of the wrong comparisons with the highest losses; of equal ones, and of those of a pair, the earlier."""
     places = wrong.nonzero().flatten()
-    order = losses[places].argsort(descending=True, stable=True)
-    found: list[int] = places[order[:WORST]].tolist()
-    return found
+    order = places[losses[places].argsort(descending=True, stable=True)]
+    sides = torch.stack([judged.better, judged.worse], 1).sort(1).values
+    pairs: dict[tuple[int, ...], int] = {}
+    for place, pair in zip(
+        order.tolist(), torch.cat([judged.row[:, None], sides], 1)[order].tolist(), strict=True
+    ):
+        pairs.setdefault(tuple(pair), place)
+    return list(pairs.values())[:WORST]
 
 
 def _intervals(found: Mapping[str, Interval | None]) -> dict[str, Interval]:

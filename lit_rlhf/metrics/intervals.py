@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FEWEST_PROMPTS = 20
-"""Under so many prompts a bootstrap over them says little, and rows are resampled instead."""
+"""Under so many prompts a bootstrap over them says little, and whole rows are resampled instead."""
 RESAMPLES = 2000
 _DRAWS_AT_ONCE = 1 << 18
 """So that they stay in the cache of a core."""
@@ -31,36 +31,49 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def bootstrap(values: Sequence[float] | Tensor, prompts: Sequence[Hashable], seed: int = 0) -> Interval:
+def bootstrap(
+    values: Sequence[float] | Tensor,
+    prompts: Sequence[Hashable],
+    seed: int = 0,
+    rows: Sequence[Hashable] | None = None,
+) -> Interval:
     """The mean of `values` and its percentile interval (Efron 1979).
 
     Args:
-        values: one number a row; a sequence, or a tensor of shape ``[C]``.
-        prompts: the prompt of each row; all rows of a prompt are drawn together.
+        values: numbers, such as one a comparison; a sequence, or a tensor of shape ``[C]``.
+        prompts: the prompt of each number; all of a prompt are drawn together.
         seed: of the resampling.
+        rows: the row of each number; all of a row are drawn together where prompts are too few. None = each is a
+            row of its own.
 
     Raises:
-        ValueError: there is no row, or the two differ in length.
+        ValueError: there is no number, or the sequences differ in length.
 
     Example:
         >>> interval = bootstrap([1.0, 1.0, 1.0], ["a", "b", "c"])
         >>> str(interval), interval.unit
         ('1.000 [1.000, 1.000]', 'row')
     """
-    if len(values) == 0 or len(values) != len(prompts):
+    rows = range(len(values)) if rows is None else rows
+    if len(values) == 0 or not len(values) == len(prompts) == len(rows):
         raise ValueError(
-            f"expected a prompt for each of one or more rows, found {len(values)} and {len(prompts)}"
+            f"expected a prompt and a row for each of one or more numbers, found {len(values)}, {len(prompts)} "
+            f"and {len(rows)}"
         )
-    of_rows = torch.as_tensor(values, dtype=torch.float64)
-    number: dict[Hashable, int] = {}
-    group = torch.tensor([number.setdefault(prompt, len(number)) for prompt in prompts])
-    unit = "prompt"
-    if len(number) < FEWEST_PROMPTS:
-        unit, group = "row", torch.arange(len(of_rows))
+    numbers = torch.as_tensor(values, dtype=torch.float64)
+    unit, group = "prompt", _numbered(prompts)
+    if int(group.max()) + 1 < FEWEST_PROMPTS:
+        unit, group = "row", _numbered(rows)
     counts = torch.bincount(group).double()
-    means, _ = _resampled_means(torch.bincount(group, of_rows), counts, seed).sort()
+    means, _ = _resampled_means(torch.bincount(group, numbers), counts, seed).sort()
     low, high = means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1]
-    return Interval(of_rows.mean().item(), low.item(), high.item(), unit, len(counts))
+    return Interval(numbers.mean().item(), low.item(), high.item(), unit, len(counts))
+
+
+def _numbered(names: Sequence[Hashable]) -> Tensor:
+    """The same as numbers from 0, in the order of their first."""
+    number: dict[Hashable, int] = {}
+    return torch.tensor([number.setdefault(name, len(number)) for name in names])
 
 
 def _resampled_means(sums: Tensor, counts: Tensor, seed: int) -> Tensor:

@@ -39,6 +39,8 @@ class Share:
     high: float
     count: int | None = None
     """None where the number is not of comparisons."""
+    mark: str = ""
+    """Behind the name."""
 
 
 def draw_shares(
@@ -66,7 +68,7 @@ def draw_shares(
         colour = _BLUE if emphasised in (None, place) else _INK
         axes.plot([share.low, share.high], [place, place], color=colour, linewidth=2.2, zorder=2)
         axes.plot([share.mean], [place], marker="o", markersize=6, color=colour, linestyle="none", zorder=3)
-    axes.set_yticks(range(len(shares)), [one_line(share.name, _LABEL) for share in shares])
+    axes.set_yticks(range(len(shares)), [one_line(share.name, _LABEL) + share.mark for share in shares])
     axes.set_ylim(len(shares) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(_PERCENT)
     _dress(axes, grid="x")

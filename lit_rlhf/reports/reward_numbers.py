@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lit_rlhf.metrics.evaluation import Evaluation
 from lit_rlhf.metrics.intervals import Interval
+from lit_rlhf.reports.resampling import cautions_of_rows, interval_note, mark_of
 from lit_rlhf.reports.tables import Cell as TerminalCell
 from lit_rlhf.reports.tables import result_table
 
@@ -50,7 +51,7 @@ def share_cell(share: Interval | float | None) -> Cell | None:
     if share is None:
         return None
     if isinstance(share, Interval):
-        return Cell(f"{share.mean:.1%}", f"[{100 * share.low:.1f}, {100 * share.high:.1f}]")
+        return Cell(f"{share.mean:.1%}", f"[{100 * share.low:.1f}, {100 * share.high:.1f}]" + mark_of(share))
     return Cell(f"{share:.1%}")
 
 
@@ -59,7 +60,7 @@ def number_cell(number: Interval | float | None) -> Cell | None:
     if number is None:
         return None
     if isinstance(number, Interval):
-        return Cell(_plain(number.mean), f"[{_plain(number.low)}, {_plain(number.high)}]")
+        return Cell(_plain(number.mean), f"[{_plain(number.low)}, {_plain(number.high)}]" + mark_of(number))
     return Cell(_plain(number))
 
 
@@ -181,16 +182,12 @@ def cautions(evaluation: Evaluation) -> list[str]:
     found = []
     if 0 < evaluation.strict < _FEW:
         found.append(f"There are only {evaluation.strict} strict comparisons: read the intervals first.")
-    accuracy = evaluation.accuracy
-    if accuracy is not None and accuracy.unit == "row":
-        found.append(
-            f"There are only {evaluation.prompts} different prompts. Intervals are taken by row, as if rows were "
-            "independent, and are likely too narrow."
-        )
+    found += cautions_of_rows(evaluation)
     for name, difference in evaluation.minus_baselines.items():
         if difference.low <= 0:
+            shown = "It is worse than" if difference.high < 0 else "It is not shown to beat"
             found.append(
-                f"It is not shown to beat “{name}”: the difference in accuracy is {_signed(100 * difference.mean)} "
+                f"{shown} “{name}”: the difference in accuracy is {_signed(100 * difference.mean)} "
                 f"points, 95% interval {_signed(100 * difference.low)} to {_signed(100 * difference.high)}."
             )
     if evaluation.log_loss is not None and evaluation.log_loss.mean > _COIN:
@@ -219,7 +216,9 @@ def headline_table(evaluation: Evaluation) -> Table:
     for measure in measures(evaluation):
         if measure.cell is not None:
             rows.append([measure.name, measure.cell.value, measure.cell.interval])
-    return result_table("Reward report", ["measure", "value", "95% interval"], rows)
+    table = result_table("Reward report", ["measure", "value", "95% interval"], rows)
+    table.caption, table.caption_justify = interval_note(evaluation), "left"
+    return table
 
 
 def _signed(number: float, decimals: int = 1) -> str:

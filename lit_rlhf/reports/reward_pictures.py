@@ -13,6 +13,7 @@ from lit_rlhf.metrics.groups import Group
 from lit_rlhf.metrics.intervals import Interval
 from lit_rlhf.metrics.judged import Judged
 from lit_rlhf.reports.foreign_text import one_line
+from lit_rlhf.reports.resampling import is_by_row
 from lit_rlhf.reports.reward_figures import (
     MOST_POINTS,
     Share,
@@ -24,6 +25,8 @@ from lit_rlhf.reports.reward_figures import (
 from lit_rlhf.reports.reward_numbers import MODEL, share_cell
 
 MOST_GROUPS = 25
+BY_ROW = "*"
+"""Behind the name of a share whose interval is by row."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def draw_headline(evaluation: Evaluation) -> Picture | None:
     shares += [_share(name, share) for name, share in evaluation.baselines.items()]
     return Picture(
         "Against simple rules",
-        "Look whether the model’s interval is clear of the others and of the dashed coin.",
+        "Look whether the model’s interval is clear of the others and of the dashed coin." + _legend(shares),
         Markup(draw_shares("headline", shares, emphasised=0)),
     )
 
@@ -103,7 +106,7 @@ def _groups(
     return [
         Picture(
             title,
-            look_for + " Thin line: all of them. On the right: their number.",
+            look_for + " Thin line: all of them. On the right: their number." + _legend(shares),
             Markup(draw_shares(name, shares, overall=evaluation.accuracy.mean)),
             ["", "right", "95% interval", "comparisons"],
             rows,
@@ -155,4 +158,12 @@ def _lengths(judged: Judged) -> list[Picture]:
 
 
 def _share(name: str, share: Interval, count: int | None = None) -> Share:
-    return Share(name, share.mean, share.low, share.high, count)
+    return Share(name, share.mean, share.low, share.high, count, BY_ROW if is_by_row(share) else "")
+
+
+def _legend(shares: Sequence[Share]) -> str:
+    return (
+        f" {BY_ROW}: its interval is by row, since prompts are few."
+        if any(share.mark for share in shares)
+        else ""
+    )

@@ -21,7 +21,16 @@ from lit_rlhf.metrics.evaluation import Evaluation
 from lit_rlhf.metrics.judged import Judged
 from lit_rlhf.records import Row
 from lit_rlhf.reports.foreign_text import shown
-from lit_rlhf.reports.reward_numbers import Judge, Measure, cautions, judge_columns, judges, measures, verdict
+from lit_rlhf.reports.resampling import interval_note
+from lit_rlhf.reports.reward_numbers import (
+    Judge,
+    Measure,
+    cautions,
+    judge_columns,
+    judges,
+    measures,
+    verdict,
+)
 from lit_rlhf.reports.reward_pictures import Picture, draw_headline, draw_pictures
 from lit_rlhf.reports.wrong_pairs import WrongPair, describe_wrong_pair
 
@@ -41,9 +50,9 @@ _GLOSSARY = [
     (
         "95% intervals",
         "Percentile bootstrap with 2,000 resamples of whole prompts, so that comparisons of one prompt are not "
-        "taken for independent.",
+        "taken for independent; of whole rows where there are fewer than 20 prompts, which is marked.",
     ),
-    ("longer wins", "The response with more tokens is said to be better."),
+    ("longer wins", "The response with more tokens is said to be better, cut as the model saw it."),
     (
         "bag of words",
         "Logistic regression on the words and word pairs of the two responses, fitted on the training data: "
@@ -88,6 +97,7 @@ class _Page:
     judge_columns: list[str]
     judges: list[Judge]
     measures: list[Measure]
+    interval_note: str
     headline: Picture | None
     pictures: list[Picture]
     worst_note: str
@@ -126,6 +136,7 @@ def _describe(evaluation: Evaluation, judged: Judged, rows: Sequence[Row], subje
         judge_columns=judge_columns(evaluation),
         judges=judges(evaluation),
         measures=measures(evaluation),
+        interval_note=interval_note(evaluation),
         headline=draw_headline(evaluation),
         pictures=draw_pictures(evaluation, judged),
         worst_note=_worst_note(worst, judged, rows),

@@ -116,7 +116,7 @@ def test_ties_are_taken_as_the_module_takes_them(
     said = capsys.readouterr().out
     assert "3 votes of 2 annotators on 2 rows, 2 of them ties" in said
     taken = {"half": "kept", "drop": "left out"}[ties]
-    assert f"1 rows are nothing but ties, {taken} (first: v.jsonl:2)" in said
+    assert f"1 rows are nothing but ties or even votes, {taken} (first: v.jsonl:2)" in said
     details = {"half": "with probability 0.75, 1 of 2 votes", "drop": "1 of 2 votes"}[ties]
     lines = [line.strip() for line in said.splitlines()]
     assert f"better    │ {details}" in lines

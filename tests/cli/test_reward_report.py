@@ -259,3 +259,60 @@ def test_numbers_that_are_not_finite_are_null_in_the_file() -> None:
 )
 def test_data_are_named_in_a_line(path: Any, name: str) -> None:
     assert reward_report._name(path) == name
+
+
+def test_bag_of_words_does_not_learn_from_what_is_evaluated(
+    tmp_path: Path, module: RewardModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[str] = []
+
+    def note(training: Any, development: Any, held_out: Any) -> torch.Tensor:
+        learned.extend(text for pair in (*training, *development) for text in pair[:2])
+        return torch.zeros(len(held_out))
+
+    monkeypatch.setattr(reward_report, "bag_of_words", note)
+    twice = {"prompt": "twice", "chosen": " one .", "rejected": " two ."}
+    turned = {"prompt": "twice", "chosen": " two .", "rejected": " one ."}
+    other = {"prompt": "twice", "chosen": " one .", "rejected": " three ."}
+    data = PairDataModule([*PAIRS, turned, other], val_path=[twice, *VOTES])
+    trainer_in(tmp_path).validate(module, datamodule=data, verbose=False)
+    assert len(learned) == 2 * (len(PAIRS) + 1)
+    assert " two ." not in learned and " three ." in learned
+    assert "1 of the 26 training rows are evaluated too, prompt and responses" in words_of(page_in(tmp_path))
+
+
+def test_without_a_training_row_of_its_own_there_is_no_bag_of_words(
+    tmp_path: Path, module: RewardModule
+) -> None:
+    trainer_in(tmp_path).validate(module, datamodule=PairDataModule(PAIRS, val_path=PAIRS), verbose=False)
+    page = words_of(page_in(tmp_path))
+    assert "24 of the 24 training rows are evaluated too" in page
+    assert "no bag of words to compare with: no training row is left that is not evaluated." in page
+    assert set(json.loads((tmp_path / "validate.json").read_text())["evaluation"]["baselines"]) == {
+        "longer wins"
+    }
+
+
+@pytest.mark.parametrize(("long", "warned"), [(1, False), (3, True)])
+def test_cut_responses_are_a_caution_on_the_page_and_in_the_terminal(
+    tmp_path: Path, module: RewardModule, capsys: pytest.CaptureFixture[str], long: int, warned: bool
+) -> None:
+    """Of 48 responses 1 or 3 are cut: 2 % or 6 %."""
+    rows = [
+        pair(k) if k >= long else {**pair(k), "chosen": " is tasty and fresh and kind and lovely ."}
+        for k in range(24)
+    ]
+    data = PairDataModule(val_path=rows, max_response_tokens=20)
+    trainer_in(tmp_path).validate(module, datamodule=data, verbose=False)
+    assert data.report["val"].truncated_responses == long
+    said = "6% of the responses were cut to max_response_tokens: “longer wins”"
+    page, printed = words_of(page_in(tmp_path)), capsys.readouterr().out
+    assert (said in page, f"note: {said}" in printed) == (warned, warned)
+    assert warned or "of the responses were cut" not in page + printed
+    assert "note: There is no bag of words" in printed
+
+
+def test_page_says_how_labels_were_made(tmp_path: Path, module: RewardModule) -> None:
+    data = PairDataModule(PAIRS, val_path=VOTES, votes="majority")
+    trainer_in(tmp_path).validate(module, datamodule=data, verbose=False)
+    assert "labels are shares of votes, whatever is trained on" in words_of(page_in(tmp_path))

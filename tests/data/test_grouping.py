@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lit_rlhf.data.files import RowSet, read_rows
 from lit_rlhf.data.grouping import group_ratings, merge_annotated_pairs
+from lit_rlhf.metrics.agreement import count_votes, krippendorff_alpha
 from lit_rlhf.records import Comparison, Vote
 
 
@@ -72,6 +75,52 @@ def test_the_last_word_of_an_annotator_counts_and_is_said() -> None:
         "3 rows were votes on 1 pairs, one row each now",
         "1 of them said again what their annotator had judged; the last word counts (first: rows:3)",
     ]
+
+
+def test_sides_of_merged_pairs_do_not_depend_on_the_votes() -> None:
+    """Annotators at random: with the first one's choice first, α would be near -1/3 of what pooled answers expect."""
+    generator, rows = random.Random(0), []
+    for k in range(400):
+        for name in ("ann", "bob", "cem"):
+            sides = [f"one of {k}", f"other of {k}"]
+            generator.shuffle(sides)
+            rows.append(pair(*sides, name, prompt=f"p{k}"))
+    read = merged(*rows)
+    firsts = [row.votes[0].choice for row in read.rows]
+    assert 160 < sum(firsts) < 240
+    assert 160 < sum(row.responses[0].startswith("one") for row in read.rows) < 240
+    alpha = krippendorff_alpha(count_votes([row.votes for row in read.rows]))
+    assert alpha == pytest.approx(0, abs=0.07)
+
+
+@pytest.mark.parametrize("texts", [("x", "y"), ("a", "b"), ("u", "v"), ("c", "d")])
+def test_sides_and_their_ratings_are_the_same_whoever_comes_first(texts: tuple[str, str]) -> None:
+    rating = dict(zip(texts, (8, 3), strict=True))
+    both = [texts, texts[::-1]]
+    ballots = [
+        pair(*sides, name, score_chosen=rating[sides[0]], score_rejected=rating[sides[1]])
+        for sides, name in zip(both, ("ann", "bob"), strict=True)
+    ]
+    (one,), (other,) = merged(*ballots).rows, merged(*ballots[::-1]).rows
+    assert one.responses == other.responses
+    for row in (one, other):
+        assert row.ratings == [rating[str(response)] for response in row.responses]
+        assert {vote.annotator: row.responses[0 if vote.choice == 1 else 1] for vote in row.votes} == {
+            "ann": texts[0],
+            "bob": texts[1],
+        }
+
+
+def test_votes_without_a_name_are_nobodys_and_all_count(tmp_path: Path) -> None:
+    file = tmp_path / "votes.csv"
+    file.write_text("prompt,chosen,rejected,annotator\np,x,y,\np,x,y,\np,y,x,\np,x,y,ann\nq,x,y,\n")
+    read = merge_annotated_pairs(read_rows(str(file), "pairs"))
+    voted, alone = read.rows
+    assert [vote.annotator for vote in voted.votes] == ["", "", "", "ann"]
+    first = voted.responses.index("x")
+    assert [vote.choice == 1 - first for vote in voted.votes] == [True, True, False, True]
+    assert (alone.annotator, alone.votes) == (None, [Vote("", 1.0)])
+    assert read.notes == ["4 rows were votes on 1 pairs, one row each now"]
 
 
 def test_files_of_different_weights_are_not_merged(tmp_path: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lit_rlhf.data.datamodules import PairDataModule, RankingDataModule
+from lit_rlhf.data.planting import MOST_TIED
+from lit_rlhf.losses.rankings import MAX_TIED, plackett_luce_loss
 from lit_rlhf.records import Comparison
 
 
@@ -75,51 +78,107 @@ def test_contradicting_uses_of_votes(options: dict[str, Any], message: str) -> N
         PairDataModule(ballots(), **options)
 
 
-@pytest.mark.parametrize("options", [{"reliability": True}, {"votes": "posterior"}])
-def test_annotators_are_known_from_training(
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reliability": True},
+        {"votes": "posterior"},
+        {"votes": "majority"},
+        {"votes": "each"},
+        {"vote_prior": 2.0},
+    ],
+)
+def test_validation_and_test_rows_have_plain_shares_of_votes_whatever_trains(
     options: dict[str, Any], tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The validation rows alone would say that `foe` is one of two who always agree."""
-    held_out = [votes(f"new {k}", {"x": "b", "foe": "a", "new": "a"}) for k in range(5)]
-    data = PairDataModule(ballots(), val_path=held_out, tokenizer=tiny_tokenizer, **options)
-    said = data.trees("val")[0].comparisons[0]
-    x, foe, new = (data._reliability.weight(name) for name in ("x", "foe", "new"))  # type: ignore[union-attr]
-    assert x > new > foe
-    if "reliability" in options:
-        assert (said.better, said.target) == (0, pytest.approx((foe + new) / (x + foe + new)))
-    lines = data.report["val"].lines()
-    assert any("10 of 15 votes are by annotators known from there" in line for line in lines)
-    assert any("4 annotators estimated to judge" in line for line in data.report["train"].lines())
-
-    alone = PairDataModule(val_path=held_out, tokenizer=tiny_tokenizer, **options)
-    assert alone.trees("val")[0].comparisons[0].target > said.target
-    assert any("3 annotators estimated to judge" in line for line in alone.report["val"].lines())
+    held_out = [votes(f"new {k}", {"x": "b", "foe": "a", "new": "a", "w": "tie"}, weight=2) for k in range(5)]
+    data = PairDataModule(
+        ballots(), val_path=held_out, test_path=held_out, tokenizer=tiny_tokenizer, **options
+    )
+    for split in ("val", "test"):
+        assert [tree.comparisons for tree in data.trees(split)] == [  # type: ignore[arg-type]
+            [Comparison(0, 1, 0.625, weight=2.0, tie=0.25)]
+        ] * 5
+        said = data.report[split].lines()
+        assert "  labels are shares of votes, whatever is trained on; a tie is half a vote for either" in said
+    plain = PairDataModule(ballots(), tokenizer=tiny_tokenizer)
+    assert [tree.comparisons for tree in data.trees()] != [tree.comparisons for tree in plain.trees()]
+    assert not any("labels are shares" in line for line in data.report["train"].lines())
 
 
-def test_a_validation_split_says_nothing_about_the_annotators(
+def test_annotators_are_estimated_on_the_training_rows_alone(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     data = PairDataModule(ballots(40), val_fraction=0.5, reliability=True, tokenizer=tiny_tokenizer)
-    data.trees("val")
     half = [row for row in ballots(40) if row["prompt"] in {row.prompt for row in data.rows()}]
     expected = PairDataModule(half, reliability=True, tokenizer=tiny_tokenizer)
-    expected.trees()
     assert len(half) == 20
-    assert data._reliability == expected._reliability
+    assert [tree.comparisons for tree in data.trees()] == [tree.comparisons for tree in expected.trees()]
+    assert any("4 annotators estimated to judge" in line for line in data.report["train"].lines())
 
 
-def test_where_training_has_no_votes_every_split_speaks_for_itself(
+def test_votes_are_those_of_all_rows_read(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [
+        votes("p", {"x": "a", "y": "a"}),
+        votes("q", {"x": "a", "y": "b"}),
+        votes("r", {"x": "tie"}),
+        {"prompt": "s", "chosen": "a", "rejected": "b"},
+    ]
+    data = PairDataModule(rows, votes="majority", tokenizer=tiny_tokenizer)
+    give_module(data, ties="drop")
+    data.setup("fit")
+    assert len(data.rows()) == 2
+    assert [[vote.choice for vote in row] for row in data.votes()] == [[1, 1], [1, 0], [0.5]]
+    assert data.votes("test") == []
+    assert (
+        "  2 rows are nothing but ties or even votes, left out (first: rows:2)"
+        in data.report["train"].lines()
+    )
+
+
+def tied(count: int, below: int = 1) -> list[dict[str, Any]]:
+    ranks = [1.0] * count + [2.0] * below
+    return [
+        {"prompt": "q", "responses": ["a", "b"], "ranks": [1, 2]},
+        {"prompt": "p", "responses": [f"r{k}" for k in range(len(ranks))], "ranks": ranks},
+    ]
+
+
+def test_more_tied_responses_than_the_loss_takes_are_refused_by_row(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    plain = [{"prompt": "p", "chosen": "a", "rejected": "b"}]
-    data = PairDataModule(
-        plain, val_path=ballots(), test_path=ballots(6), reliability=True, tokenizer=tiny_tokenizer
-    )
-    alone = PairDataModule(test_path=ballots(6), reliability=True, tokenizer=tiny_tokenizer)
+    assert MOST_TIED == MAX_TIED
+    for ties in ("half", "drop"):
+        data = RankingDataModule(tied(13), tokenizer=tiny_tokenizer)
+        give_module(data, {"loss": "plackett_luce"}, ties=ties)
+        with pytest.raises(
+            ValueError, match=r"^rows:2: expected at most 12 .* plackett_luce, found 13 of rank 1"
+        ):
+            data.setup("fit")
+        data = RankingDataModule(tied(12), tokenizer=tiny_tokenizer)
+        give_module(data, {"loss": "plackett_luce"}, ties=ties)
+        data.setup("fit")
+    data = RankingDataModule(tied(13), predict_path=tied(13), tokenizer=tiny_tokenizer)
+    give_module(data, {"loss": "pairs"}, ties="half")
     data.setup("fit")
-    assert [tree.comparisons for tree in data.trees("test")] == [
-        tree.comparisons for tree in alone.trees("test")
-    ]
+    give_module(data, {"loss": "plackett_luce"}, ties="half")
+    data.setup("predict")  # nothing is learnt there
+
+
+@pytest.mark.parametrize("ties", ["half", "drop"])
+def test_the_last_ones_of_a_ranking_count_as_tied_only_where_ties_do(
+    ties: str, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Held against the loss itself."""
+    rows = tied(1, below=13)
+    data = RankingDataModule(rows, tokenizer=tiny_tokenizer)
+    give_module(data, {"loss": "plackett_luce"}, ties=ties)
+    ranks = torch.tensor(rows[1]["ranks"])
+    refused = pytest.raises(ValueError, match="at most 12") if ties == "half" else nullcontext()
+    with refused:
+        data.setup("fit")
+    with refused:
+        plackett_luce_loss(torch.zeros(14), ranks, torch.zeros(14).long(), ties)  # type: ignore[arg-type]
 
 
 def test_reliability_needs_rows_with_several_votes(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -152,7 +211,9 @@ def test_annotated_pairs_are_merged_for_training_and_left_alone_to_predict(
     ]
     data = PairDataModule(rows, predict_path=rows, tokenizer=tiny_tokenizer)
     (tree,) = data.trees()
-    assert tree.comparisons == [Comparison(0, 1, 2 / 3)]
+    (row,) = data.rows()
+    (said,) = tree.comparisons
+    assert (row.responses[said.better], said.target) == ("a", 2 / 3)
     assert "  3 rows were votes on 1 pairs, one row each now" in data.report["train"].lines()
     assert len(data.trees("predict")) == 3
 

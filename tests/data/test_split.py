@@ -55,3 +55,22 @@ def test_fraction_out_of_range() -> None:
 
 def test_shared_prompts_are_distinct_ones() -> None:
     assert shared_prompts(rows(5), rows(3, 4)) == 3
+
+
+def test_the_same_responses_never_stand_on_both_sides_of_a_split_by_row() -> None:
+    data = [Row(f"p{k % 3}", [f"r{k % 12}", "other"][:: 1 if k < 12 else -1]) for k in range(24)]
+    for seed in range(5):
+        train, val, note = split_rows(data, 0.25, seed)
+        sides = [
+            {(data[k].prompt, frozenset(map(str, data[k].responses))) for k in side} for side in (train, val)
+        ]
+        assert (len(sides[0]), len(sides[1]), len(val)) == (9, 3, 6)
+        assert not sides[0] & sides[1]
+        assert "the same prompt can stand on both sides, with other responses" in note
+
+
+def test_one_pair_many_times_cannot_be_split() -> None:
+    with pytest.raises(
+        ValueError, match=r"differ in prompt or responses, found 3 of the same: give data\.val_path"
+    ):
+        split_rows([Row("p", ["a", "b"]), Row("p", ["b", "a"]), Row("p", ["a", "b"])], 0.5)

@@ -167,6 +167,8 @@ def test_description_without_ties_without_names_and_without_agreement_to_speak_o
     assert lines[0].startswith("votes: 4 by annotators without names on 2 rows")
     assert "α undefined (all votes are one answer); Fleiss' κ undefined" in lines[1]
     assert "tie half way" not in lines[1]
+    some = [[Vote("ann", 1.0), Vote("", 1.0)], [Vote("", 0.0), Vote("bob", 1.0), Vote("ann", 0.0)]]
+    assert describe_agreement(some)[0].startswith("votes: 5 by 2 annotators and 2 without a name on 2 rows")
     assert describe_agreement(votes_of("a", "b"))[1:] == [
         "  no row has two votes: how far people agree is not known"
     ]

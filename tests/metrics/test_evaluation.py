@@ -202,7 +202,7 @@ def test_votes_are_counted_one_by_one_and_people_beside_the_model() -> None:
     # in aabb two of the majorities are a and two are b; equal scores are wrong in aaa=
     assert mean(found.accuracy_beside_humans) == pytest.approx((1 + 2 + 0) / 9)
     assert found.human_accuracy is not None
-    assert found.human_accuracy.count == 9
+    assert (found.human_accuracy.unit, found.human_accuracy.count) == ("row", 3)  # not the nine votes
     none = run(judged)
     assert (
         none.vote_accuracy is none.vote_ceiling is none.human_accuracy is none.accuracy_beside_humans is None
@@ -216,6 +216,10 @@ def test_a_row_with_a_comparison_a_vote_is_voted_on_once() -> None:
     assert found.vote_accuracy is not None
     assert (found.vote_accuracy.mean, found.vote_accuracy.count) == (0.5, 1)
     assert mean(found.accuracy) == 0.5
+    # both of its comparisons are drawn together: half of them are right in every resample
+    for interval in (found.accuracy, found.log_loss, found.baselines["longer wins"]):
+        assert interval is not None
+        assert (interval.unit, interval.count, interval.low) == ("row", 1, interval.high)
 
 
 def test_the_most_wrong_come_first() -> None:
@@ -225,6 +229,14 @@ def test_the_most_wrong_come_first() -> None:
     # 3 is a tie; 5 is wrong since its `better` is the worse one
     assert run(judged).worst == [0, 5, 2, 4]
     assert len(run(judge_pairs([0.0] * 50, [1.0] * 50)).worst) == 20
+
+
+def test_two_responses_of_a_row_are_among_the_most_wrong_once() -> None:
+    judged = judge_pairs([0.0, 0.0, 0.0, 0.0, 9.0], [1.0, 3.0, 2.0, 1.5, 0.0], [1.0, 1.0, 1.0, 1.0, 0.0])
+    judged = replace(judged, row=torch.tensor([0, 0, 0, 1, 0]))
+    # of row 0: responses 0 and 1 three times, once turned round; 1 and 2 are another pair
+    judged = replace(judged, better=torch.tensor([0, 0, 1, 0, 1]), worse=torch.tensor([1, 1, 2, 1, 0]))
+    assert run(judged).worst == [4, 2, 3]
 
 
 def test_disagreement_is_there_with_several_components() -> None:

@@ -27,6 +27,15 @@ def test_few_prompts_are_resampled_by_row() -> None:
     assert bootstrap([0.0] * 20, [*range(18), 18, 18]).unit == "row"
 
 
+def test_rows_are_drawn_whole_where_prompts_are_few() -> None:
+    # 40 rows of 10 equal comparisons under one prompt: no more than 40 rows' worth of evidence
+    rows = [row for row in range(40) for _ in range(10)]
+    interval = bootstrap([float(row % 2) for row in rows], ["one"] * 400, rows=rows)
+    assert (interval.mean, interval.unit, interval.count) == (0.5, "row", 40)
+    assert half_width(interval) == pytest.approx(0.155, abs=0.02)
+    assert bootstrap([0.0] * 20, range(20), rows=[0] * 20).unit == "prompt"
+
+
 def test_prompts_of_unequal_size_weigh_by_their_rows() -> None:
     # a ratio of two random sums, Σ values / Σ rows; by the delta method its deviation is
     # sqrt(mean((sum - mean * size)^2) / groups) / mean size = sqrt((2.25 + 2.25) / 2 / 100) / 2
@@ -70,7 +79,9 @@ def test_resamples_are_drawn_anew_in_every_part(monkeypatch) -> None:
 
 
 def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match="2 and 1"):
+    with pytest.raises(ValueError, match="2, 1 and 2"):
         bootstrap([1.0, 2.0], ["a"])
-    with pytest.raises(ValueError, match="0 and 0"):
+    with pytest.raises(ValueError, match="0, 0 and 0"):
         bootstrap([], [])
+    with pytest.raises(ValueError, match="2, 2 and 1"):
+        bootstrap([1.0, 2.0], ["a", "b"], rows=["a"])

@@ -8,6 +8,7 @@ import io
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -340,7 +341,10 @@ def test_pairs_without_texts_are_shown_by_their_scores(tmp_path: Path) -> None:
         ({"log_loss": interval(0.7)}, "worse than a coin’s (log-loss 0.700 > 0.693)"),
         ({"length_correlation": 0.31}, "correlation +0.31): a policy trained on it may learn to write longer"),
         ({"length_correlation": -0.4}, "correlation −0.40): a policy trained on it may learn to write shorter"),
-        ({"accuracy": interval(0.7, unit="row"), "prompts": 9}, "only 9 different prompts"),
+        ({"minus_baselines": {"longer wins": interval(-0.05)}}, "It is worse than “longer wins”: the difference in "
+         "accuracy is −5.0 points, 95% interval −8.0 to −2.0"),
+        ({"accuracy": interval(0.7, unit="row")}, "1 of the 6 intervals, marked “by row”, rest on fewer than 20"),
+        ({"by_domain": [Group("food", 3, interval(0.7, unit="row"))]}, "1 of the 7 intervals, marked “by row”"),
         ({"strict": 99}, "only 99 strict comparisons"),
     ],
 )  # fmt: skip
@@ -348,6 +352,58 @@ def test_reader_is_warned(changes: dict[str, Any], said: str) -> None:
     sound = replace(BARE, strict=100)
     assert cautions(sound) == []
     assert [said in line for line in cautions(replace(sound, **changes))] == [True]
+
+
+def by_row(evaluation: Evaluation) -> Evaluation:
+    """The same numbers with every interval by row."""
+    few = partial(replace, unit="row")
+    return replace(
+        evaluation,
+        prompts=9,
+        accuracy=few(evaluation.accuracy),
+        log_loss=few(evaluation.log_loss),
+        baselines={name: few(share) for name, share in evaluation.baselines.items()},
+        minus_baselines={name: few(share) for name, share in evaluation.minus_baselines.items()},
+    )
+
+
+def test_all_intervals_by_row_are_one_caution() -> None:
+    (said,) = cautions(by_row(replace(BARE, strict=100)))
+    assert said.startswith("There are only 9 different prompts. Intervals are taken by row, as if rows were")
+
+
+def test_intervals_by_row_are_marked_on_the_page_and_in_the_terminal(tmp_path: Path) -> None:
+    mixed = replace(
+        FULL,
+        top1=interval(0.525, unit="row"),
+        by_domain=[FULL.by_domain[0], Group("b", 4, interval(0.7, unit="row"))],
+    )
+    page = Page(write(tmp_path, mixed))
+    assert "best response found 52.5% [49.5, 55.5] by row" in page.text
+    assert "this model 73.1% [70.1, 76.1] 68.2%" in page.text
+    assert "b 70.0% [67.0, 73.0] by row 4" in page.text
+    assert "b*" in page.words and "food" in page.words
+    assert "*: its interval is by row, since prompts are few." in page.text
+    note = "95% intervals are by prompt: whole prompts are resampled. Where it says “by row”, whole rows are resampled"
+    assert note in page.text
+    printed = printed_table(mixed)
+    assert "best response found 52.5% [49.5, 55.5] by row" in printed
+    assert "of 3 strict comparisons: this model 73.1% [70.1, 76.1]\n" in printed
+    assert note in " ".join(printed.split())
+
+
+def test_page_and_terminal_name_what_intervals_are_by(page: Page, tmp_path: Path) -> None:
+    prompts, rows = "95% intervals are by prompt: whole prompts", "95% intervals are by row: whole rows"
+    assert prompts in page.text and "by row" not in " ".join(page.text.split("How the numbers are made")[:1])
+    assert prompts in printed_table(FULL)
+    assert rows in Page(write(tmp_path, by_row(BARE))).text
+    assert rows in printed_table(by_row(BARE))
+
+
+def printed_table(evaluation: Evaluation) -> str:
+    out = io.StringIO()
+    Console(file=out, width=120, color_system=None).print(headline_table(evaluation))
+    return "\n".join(" ".join(line.split()) for line in out.getvalue().splitlines())
 
 
 def test_cautions_of_the_run_stand_on_the_page(page: Page) -> None:
