@@ -15,18 +15,22 @@ from lit_rlhf.records import ResponseTrees
 
 @dataclass
 class Contrastive:
-    """An unsupervised loss on the states that the head reads (Wang et al. 2024, arXiv 2401.06080, section 3.1)."""
+    """An unsupervised loss on the states that the head reads (Wang et al. 2024, arXiv 2401.06080, section 3.1).
 
-    method: Literal["simcse", "swav"] = "simcse"
+    The defaults are what did no harm in ``benchmarks/results/reward_studies.md``; negatives and clusters are those of
+    one micro-batch.
+    """
+
+    method: Literal["simcse", "swav"] = "swav"
     """``simcse`` pulls two views of one input together and pushes those of others apart; ``swav`` asks each view for
     the cluster of the other."""
-    on: Literal["responses", "differences"] = "differences"
+    on: Literal["responses", "differences"] = "responses"
     """Features: the states of the responses, or the differences of the two states of each comparison, both ways
     round, which is what the score difference is a function of."""
     weight: float = 0.05
     """Of the term beside the preference loss. The paper takes 1 (SimCSE), 0.1 (SwAV), 0.5 (SwAV on differences)."""
-    temperature: float = 0.2
-    """Of the softmax. The paper does not say; SimCSE takes 0.05, SwAV 0.1."""
+    temperature: float = 0.1
+    """Of the softmax. The paper does not say; SwAV takes 0.1, SimCSE 0.05, and 0.2 did less harm here."""
     dropout: float = 0.05
     """Makes the two views, on the states, of a model that has no dropout of its own; one that has is run twice."""
     prototypes: int = 50

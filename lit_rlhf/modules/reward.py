@@ -281,24 +281,26 @@ class RewardModule(ComparisonPhase):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        votes = [row.votes for row in self._training_rows() if row.votes]
+        votes = self.datamodule.votes("train") if hasattr(self.datamodule, "votes") else []
         for line in describe_agreement(votes) if votes else []:
             rank_zero_info(line)
         self._normalization.start()
+        ties = [comparison.tie for tree in self._trees("train") for comparison in tree.comparisons]
+        if ties and self.trainer.ckpt_path is None:
+            self.objective.start_tie_width(sum(ties) / len(ties))
         if self.objective.loss == "ratings":
             self._rating_scales = annotator_scales(self._trees("train"))
-        if self.trainer.ckpt_path is None and (
-            said := [c.tie for t in self._trees("train") for c in t.comparisons]
-        ):
-            self.objective.start_tie_width(sum(said) / len(said))
         if self._look_ahead is not None:
-            if not isinstance(self.trainer.strategy, DDPStrategy | SingleDeviceStrategy):
-                raise ValueError(
-                    "model.meta moves whole weights: it runs on one device or under ddp, not under "
-                    f"{type(self.trainer.strategy).__name__}."
-                )
-            limits = ("max_prompt_tokens", "max_response_tokens")
-            self._look_ahead.read(self.encoder, *(getattr(self.datamodule, limit, None) for limit in limits))
+            self._start_looking_ahead(self._look_ahead)
+
+    def _start_looking_ahead(self, look_ahead: LookAhead) -> None:
+        if not isinstance(self.trainer.strategy, DDPStrategy | SingleDeviceStrategy):
+            raise ValueError(
+                "model.meta moves whole weights: it runs on one device or under ddp, not under "
+                f"{type(self.trainer.strategy).__name__}."
+            )
+        limits = ("max_prompt_tokens", "max_response_tokens")
+        look_ahead.read(self.encoder, *(getattr(self.datamodule, limit, None) for limit in limits))
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
@@ -345,9 +347,6 @@ class RewardModule(ComparisonPhase):
 
     def _trees(self, split: Split) -> list[Tree]:
         return self.datamodule.trees(split) if hasattr(self.datamodule, "trees") else []
-
-    def _training_rows(self) -> list[Row]:
-        return self.datamodule.rows("train") if hasattr(self.datamodule, "rows") else []
 
     def _mean_over_ranks(self, value: Tensor) -> Tensor:
         return self._sum_over_ranks(value) / self.trainer.world_size

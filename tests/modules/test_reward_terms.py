@@ -205,14 +205,16 @@ def test_a_model_with_dropout_makes_its_own_views():
 def test_a_pair_compared_three_times_is_no_negative_of_itself():
     once = Tree([5], [[9, 1], [10, 1]], [[True] * 2] * 2, [Comparison(0, 1)])
     thrice = Tree([5], [[9, 1], [10, 1]], [[True] * 2] * 2, [Comparison(0, 1)] * 3)
-    term = ContrastiveTerm(Contrastive(on="differences", temperature=0.05, weight=1.0), width=8)
+    term = ContrastiveTerm(
+        Contrastive(method="simcse", on="differences", temperature=0.05, weight=1.0), width=8
+    )
     states = torch.randn(2, 8)
     alone, repeated = (term(states, states, pack_trees([tree])).item() for tree in (once, thrice))
     assert repeated == pytest.approx(alone, abs=1e-4)
 
 
 def test_a_batch_without_comparisons_adds_nothing():
-    term = ContrastiveTerm(Contrastive(method="swav", prototypes=4), width=8)
+    term = ContrastiveTerm(Contrastive(on="differences", prototypes=4), width=8)
     states = torch.randn(1, 8, requires_grad=True)
     value = term(states, states, pack_trees([Tree([5], [[9, 1]], [[True] * 2])]))
     assert value.item() == 0
@@ -220,7 +222,7 @@ def test_a_batch_without_comparisons_adds_nothing():
 
 
 def test_similarities_are_taken_in_full_precision():
-    term = ContrastiveTerm(Contrastive(on="responses"), width=8)
+    term = ContrastiveTerm(Contrastive(method="simcse", on="responses"), width=8)
     states, batch = torch.randn(3, 8), pack_trees([Tree([5], [[9, 1], [10, 1], [12, 1]], [[True] * 2] * 3)])
     with torch.autocast("cpu", torch.bfloat16):
         inside = term(states, states, batch)
@@ -229,7 +231,9 @@ def test_similarities_are_taken_in_full_precision():
 
 def test_repeated_responses_are_no_negatives():
     """Two identical answers to one prompt would else be pushed apart."""
-    term = ContrastiveTerm(Contrastive(on="responses", temperature=0.05, weight=1.0), width=8)
+    term = ContrastiveTerm(
+        Contrastive(method="simcse", on="responses", temperature=0.05, weight=1.0), width=8
+    )
     states = torch.randn(3, 8)
     states[1] = states[0]
     responses = [[9, 1], [9, 1], [12, 1]]
