@@ -18,6 +18,9 @@ SMALLER = {
     "sft": ["--data.val_fraction", "0.2"],
     "ppo": ["--trainer.max_epochs", "2", "--data.batch_size", "8", "--model.minibatch_size", "4",
             "--model.max_new_tokens", "4", "--model.epochs", "1", "--trainer.check_val_every_n_epoch", "1"],
+    "ppo-ensemble": ["--trainer.max_epochs", "1", "--data.batch_size", "8", "--model.minibatch_size", "4",
+                     "--model.max_new_tokens", "4", "--model.epochs", "1"],
+    "strength": ["--members", "2"],
 }  # fmt: skip
 SENTENCES = [
     f"the {noun} {i} is {adjective} ."
@@ -43,6 +46,22 @@ def write_files(folder: Path) -> None:
         "demonstrations": [{"prompt": s[:8], "response": s[8:]} for s in SENTENCES],
         "pairs": [{"prompt": s[:8], "chosen": s[8:], "rejected": s[8:][::-1]} for s in SENTENCES],
         "prompts": [{"prompt": s[:8]} for s in SENTENCES],
+        "candidates": [{"prompt": s[:8], "responses": [s[8:], s[8:][::-1]]} for s in SENTENCES],
+        "rankings": [
+            {"prompt": s[:8], "responses": [s[8:], s[8:][::-1], "what ?"], "ranks": [1, 2, 2]}
+            for s in SENTENCES
+        ],
+        "votes": [
+            {
+                "prompt": s[:8],
+                "response_a": s[8:],
+                "response_b": s[8:][::-1],
+                "labels": [
+                    {"labeler": who, "choice": "b" if who == "bob" else "a"} for who in ("ann", "bob", "cy")
+                ],
+            }
+            for s in SENTENCES
+        ],
     }
     for name, content in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
@@ -62,11 +81,24 @@ def test_the_four_phases_one_after_the_other(desk: Path):
     for words in commands():
         phase = Path(words[words.index("--out") + 1]).name if "--out" in words else words[0]
         main([*words, *SMALLER.get(phase, [])])
-    for run in ("pretrain", "sft", "reward", "ppo", "dpo"):
+    for run in (
+        "pretrain",
+        "sft",
+        "reward",
+        "ppo",
+        "dpo",
+        "reward-rankings",
+        "reward-votes",
+        "reward-ensemble",
+    ):
         folder = desk / "runs" / run
         for name in ("config.yaml", "metrics.json", "export/config.json", "checkpoints/last.ckpt"):
             assert (folder / name).is_file(), f"{run}: no {name}"
         assert list((folder / "tensorboard").glob("events.*"))
+        assert (folder / "reward-report.html").is_file() == (run == "dpo" or run.startswith("reward"))
+    for name in ("scored.jsonl", "scored-votes.jsonl", "scored-votes-report/reward-report.html",
+                 "runs/strength/strength.jsonl"):  # fmt: skip
+        assert (desk / name).is_file(), name
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lit_rlhf.world.labellers import Labeller, bayes_accuracy, label_pairs, label_rankings
+from lit_rlhf.world.labellers import Labeller, bayes_accuracy, label_pairs, label_rankings, label_votes
+from lit_rlhf.world.tastes import Taste
 
 # Gold rewards by hand: 2, 0.5 (the difference is 1.5), and 0.
 GOOD, FAIR, OTHER = "the soup is tasty .", "the fresh soup is very bland .", "the cake is tasty ."
@@ -133,7 +134,61 @@ def test_same_seed_same_labels() -> None:
     assert labelled(Labeller(), seed=3) != labelled(Labeller(), seed=4)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"flip_rate": 1.5}, {"tie_width": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"flip_rate": 1.5}, {"tie_width": -0.1}, {"flip_width": -1.0}]
+)
 def test_impossible_labellers_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a labeller needs"):
         Labeller(**wrong)
+
+
+def test_flips_below_a_width_leave_clear_cases_alone() -> None:
+    near = Labeller(temperature=0.0, flip_rate=0.3, flip_width=2.0)
+    assert abs(sum(row["chosen"] == GOOD for row in labelled(near)) / DRAWS - 0.7) < 0.025
+    assert near.probabilities(1.5) == pytest.approx((0.7, 0.3))
+    clear = Labeller(temperature=0.0, flip_rate=0.3, flip_width=1.5)
+    assert all(row["chosen"] == GOOD for row in labelled(clear))
+    assert clear.probabilities(1.5) == (1.0, 0.0)
+
+
+def test_a_taste_decides_and_the_gold_reward_is_still_written_down() -> None:
+    grumpy = Labeller(temperature=0.0, taste=Taste(praise=-1.0, stress=0.0), name="grumpy")
+    row = label_pairs([CANDIDATE], grumpy, Random(0)).rows[0]
+    assert (row["chosen"], row["gold_chosen"], row["gold_rejected"]) == (FAIR, 0.5, 2.0)
+    assert row["annotator"] == "grumpy"
+    elsewhere = Labeller(temperature=0.0, taste={"trip": Taste(praise=-1.0)})
+    assert label_pairs([CANDIDATE], elsewhere, Random(0)).rows[0]["chosen"] == GOOD
+    here = Labeller(temperature=0.0, taste={"food": Taste(praise=-1.0)})
+    assert label_rankings([CANDIDATE], here, Random(0)).rows[0]["ranks"] == [1, 2]
+
+
+def test_whatever_the_taste_what_is_no_sentence_loses_4() -> None:
+    candidate = {"prompt": "food soup |", "responses": [GOOD, "soup tasty tasty"], "finished": [False, True]}
+    assert Labeller(taste=Taste(praise=0.0)).rewards(candidate) == [1.0 - 4.0, 1.0 - 4.0]
+
+
+def test_votes_are_those_of_different_people_drawn_anew() -> None:
+    people = [Labeller(temperature=0.0, name=name, tie_width=2.0 * (name == "undecided")) for name in
+              ("a", "b", "undecided")]  # fmt: skip
+    rows = label_votes([CANDIDATE] * 300, people, votes=2, generator=Random(0)).rows
+    assert rows[0].keys() == {"prompt", "response_a", "response_b", "labels", "gold_a", "gold_b", "domain"}
+    assert (rows[0]["gold_a"], rows[0]["gold_b"]) == (0.5, 2.0)
+    for row in rows:
+        said = {label["labeler"]: label["choice"] for label in row["labels"]}
+        assert len(said) == 2 and all(
+            choice == ("tie" if who == "undecided" else "b") for who, choice in said.items()
+        )
+    asked = [label["labeler"] for row in rows for label in row["labels"]]
+    assert all(near(asked.count(name), 1 / 3, 600) for name in ("a", "b", "undecided"))
+
+
+@pytest.mark.parametrize(("names", "votes"), [(["a", "a"], 2), (["a", None], 2), (["a"], 2), (["a"], 0)])
+def test_votes_of_nobody_in_particular_are_refused(names: list[str | None], votes: int) -> None:
+    with pytest.raises(ValueError, match="each with a name of her own"):
+        label_votes([CANDIDATE], [Labeller(name=name) for name in names], votes, Random(0))
+
+
+def test_identical_responses_are_voted_on_by_nobody() -> None:
+    same = {"prompt": "food soup |", "responses": [GOOD, GOOD]}
+    labels = label_votes([same, CANDIDATE], [Labeller(name="a")], 1, Random(0))
+    assert (len(labels.rows), labels.identical) == (1, 1)
