@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,16 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were():
+    """What a command or a benchmark quietens is quiet for the whole process, and other tests listen."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning", "lit_rlhf")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

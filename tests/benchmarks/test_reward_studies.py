@@ -1,7 +1,6 @@
 """The studies of reward models: what they measure, how they sum it up, and that a cell is run once."""
 
 import json
-import logging
 import math
 from random import Random
 
@@ -24,18 +23,6 @@ from benchmarks.reward_studies.measures import (
 from benchmarks.reward_studies.summary import difference, group, interval, mean_curve
 from benchmarks.reward_studies.work import STUDIES, study
 from lit_rlhf.world.tastes import Taste
-
-LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning", "lit_rlhf")
-
-
-@pytest.fixture(autouse=True)
-def loud_afterwards():
-    """The studies quieten loggers of the whole process, which other tests listen to."""
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-
 
 JOB = Job("rankings", "demo", "as_is", 3)
 
