@@ -72,7 +72,13 @@ enjoys a complaint. `pairs_ukp_convarg`: near-ties are arguments of about one le
 prefers the shorter one. Strength: mean over 3 models, in-sample or out of fold (3 folds); flip, soft and
 margin as `lit-rlhf strength --then` does them, by out-of-fold strength. Demo: 800 pairs, five passes,
 strengths from three passes, or 2,400, four and two; real: 300, three and two. Tested on clean pairs."""
-FINDING = ""
+FINDING = (
+    "Strength finds planted flips with an AUC of 0.73 to 0.75 out of fold and 0.74 to 0.79 in sample on "
+    "the demo world, 0.69 on the debates: at the mark of 0.75 in two of six, below it elsewhere. Acting "
+    "on it did not help: flip and margin lost 0.023 where a fifth annotator has another taste, and is not "
+    "told apart from plain elsewhere. The robust loss with the true flip rate gained 0.061 on the "
+    "debates. A clean label is worth far more than any of them (+0.06 to +0.09)."
+)
 COMPARED = ("accuracy", "best_accuracy")
 """Metrics whose differences to the baseline are given."""
 DRAWN = ("accuracy", "best_accuracy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def draw_curves(path: Path, study: Any, grouped: Groups) -> None:
         panel.set_xlabel("passes over each response")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy: held out (solid), training (dashed)")
-    panels[0].legend(fontsize=8, frameon=False)
+    _legend(figure, panels)
     _save(figure, path)
 
 
@@ -41,9 +41,12 @@ def draw_differences(path: Path, study: Any, grouped: Groups) -> None:
     """The difference of every arm to the baseline in the study's first metrics, a panel a world and condition."""
     arms = [arm for arm in study.ARMS if arm != study.BASELINE]
     metrics = [(metric, study.METRICS[metric]) for metric in study.DRAWN]
-    figure = Figure(figsize=(2.2 + 2.9 * len(grouped), 1.6 + 0.34 * len(arms)), layout="constrained")
-    panels = figure.subplots(1, len(grouped), squeeze=False, sharey=True)[0]
-    for panel, ((world, condition), by_arm) in zip(panels, grouped.items(), strict=True):
+    columns = 4 if len(grouped) == 4 else min(3, len(grouped))
+    rows = -(-len(grouped) // columns)
+    size = (2.2 + 2.9 * columns, 0.8 + rows * (0.8 + 0.34 * len(arms)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for panel, ((world, condition), by_arm) in zip(panels, grouped.items()):
         panel.axvline(0, color="#999999", linewidth=1)
         for number, (metric, meaning) in enumerate(metrics):
             for place, arm in enumerate(arms):
@@ -56,14 +59,23 @@ def draw_differences(path: Path, study: Any, grouped: Groups) -> None:
         panel.set_title(f"{world}\n{condition.replace('_', ' ')}", fontsize=9)
         panel.tick_params(labelsize=8)
         panel.grid(alpha=0.3, axis="x")
+        panel.locator_params(axis="x", nbins=5)
     panels[0].set_yticks(range(len(arms)), [study.ARMS[arm] for arm in arms], fontsize=8)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(arms) - 0.5, -0.5)
     handles = {h.get_label(): h for p in panels for h in p.get_legend_handles_labels()[0]}
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", fontsize=8, frameon=False, ncols=3
     )
     figure.suptitle(f"difference to “{study.ARMS[study.BASELINE]}”, 95 % intervals over seeds", fontsize=10)
     _save(figure, path)
+
+
+def _legend(figure: Figure, panels: Iterable[Any]) -> None:
+    """One for all panels, below them."""
+    handles = {h.get_label(): h for panel in panels for h in panel.get_legend_handles_labels()[0]}
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", fontsize=8, frameon=False, ncols=3
+    )
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -55,7 +55,14 @@ starts from a reward model of `pairs_blimp` (without the sentences voted on), be
 a new model nothing of unseen paradigms (0.51 when tried). Noise is added to training and development votes
 alone. Tested on single votes as they were given; a tie is half a vote for either in the log-loss and left
 out of the accuracy."""
-FINDING = ""
+FINDING = (
+    "Shares of votes give better probabilities than the majority where votes are as they are (demo −0.040 "
+    "nats, BLiMP −0.154), and more accuracy on the demo world alone (+0.011). Reliability weights help "
+    "where some annotators answer blindly (demo +0.016 accuracy, −0.032 nats; BLiMP −0.097 nats). With "
+    "flipped votes nothing beats the majority. The posterior failed on the debates with spammers "
+    "(−0.174): most people there voted too seldom to be known. On the debates no way of counting is "
+    "better than the majority."
+)
 COMPARED = ("accuracy", "log_loss")
 """Metrics whose differences to the baseline are given."""
 DRAWN = ("accuracy", "log_loss")
