@@ -20,7 +20,7 @@ SMALLER = {
             "--model.max_new_tokens", "4", "--model.epochs", "1", "--trainer.check_val_every_n_epoch", "1"],
     "ppo-ensemble": ["--trainer.max_epochs", "1", "--data.batch_size", "8", "--model.minibatch_size", "4",
                      "--model.max_new_tokens", "4", "--model.epochs", "1"],
-    "strength": ["--members", "2"],
+    "strength": ["--members", "2", "--folds", "2"],
 }  # fmt: skip
 SENTENCES = [
     f"the {noun} {i} is {adjective} ."

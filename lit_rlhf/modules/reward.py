@@ -52,25 +52,31 @@ class RewardModule(ComparisonPhase):
         loss: ``pairs``: every comparison of a prompt, their mean. ``plackett_luce``: the likelihood of the whole
             ranking, divided by its K − 1 choices. ``best_of_k``: that of the best response alone. ``ratings``:
             squared error to ratings in each annotator's own scale, the baseline that comparisons are held against.
+            Measured (as all figures here, in benchmarks/results/reward_studies.md): Plackett-Luce is as accurate as
+            pairs; best-of-K has the worse log-loss, by 0.06 on the demo world.
         link: ``bradley_terry``: the head gives the score. ``luce``: the response's strength is softplus of
             the head, P(w ≻ l) = s_w/(s_w+s_l), and the score is the strength's logarithm. Null: a new head
             is ``bradley_terry``, and an export keeps its own.
         ties: what a tie says. ``half``: either is as likely to be better. ``drop``: nothing. ``rao_kupper``: the two
-            differ by less than a width that is learned.
+            differ by less than a width that is learned. Dropping cost 0.016 of log-loss, the width is no better than
+            half.
         margin: by how much the better response should win, in units of the score; null = what the data says.
-        label_smoothing: share of labels assumed wrong: the target is 1 − α in place of 1.
+        label_smoothing: share of labels assumed wrong: the target is 1 − α in place of 1. No gain seen with a quarter
+            of the labels wrong.
         flip_rate: known share of flipped labels, which the loss is corrected for without bias (rDPO's form); its
-            losses are not bounded below, so stop early.
+            losses are not bounded below, so stop early. With a quarter wrong +0.06 accuracy on one of two data sets.
         uniform_error: share of answers assumed to be given blindly (Christiano et al. 2017): pairs that the model is
-            sure about lose their pull.
+            sure about lose their pull. No gain seen.
         center_coef: weight of (r_w + r_l)², which keeps scores near 0 during training; TRL takes 0.01.
-        contrastive: an unsupervised term beside the loss; null = none. ``method`` (simcse, swav), ``on`` (responses,
-            differences), ``weight``, ``temperature``, ``dropout``, ``prototypes``, ``projection``: see `Contrastive`.
-        meta: a look ahead on unlabelled samples of the policy before each update (MetaRM); null = none. ``samples``,
-            ``step``, ``batch_size``: see `MetaLearning`.
+        contrastive: an unsupervised term beside the loss; null = none: no gain was seen. ``method`` (simcse, swav),
+            ``on`` (responses, differences), ``weight``, ``temperature``, ``dropout``, ``prototypes``, ``projection``:
+            see `Contrastive`.
+        meta: a look ahead on unlabelled samples of the policy before each update (MetaRM); null = none: no gain was
+            seen. ``samples``, ``step``, ``batch_size``: see `MetaLearning`.
         components: several heads on one trunk, and how they are combined; null = one head. ``domains`` (one head
             each) or ``members`` (a bootstrap ensemble), ``combine`` (mean, min, mean_minus_std, gate), ``k``: see
-            `Components`.
+            `Components`. For domains of opposite tastes with few-shot weights at export: +0.19 accuracy on a new
+            mixture; where tastes agree one head is better by 0.03.
         center: after training, take off every score what makes the reference responses average 0.
         unit_variance: after training, divide every score by the reference responses' standard deviation.
             Components are always standardised.
