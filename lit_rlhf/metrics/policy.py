@@ -40,18 +40,22 @@ def clip_fraction(
     advantages: Tensor,
     response_mask: Tensor,
     clip_range: float,
+    clip_range_high: float | None = None,
+    dual_clip: float | None = None,
 ) -> Tensor:
-    """Share of the counted tokens whose gradient the clipped surrogate cuts off.
+    """Share of the counted tokens, or responses, whose gradient the clipped surrogate cuts off.
 
-    ρ > 1 + ε where A > 0, ρ < 1 - ε where A < 0. A ratio outside the range on the other side is
+    ρ > 1 + ε' where A > 0, ρ < 1 - ε or ρ > c where A < 0. A ratio outside the range on the other side is
     still pulled back, so it does not count.
 
     Args:
-        policy_logprobs: log π of each token. Shape ``[N, R]``.
-        old_logprobs: log π_old. Shape ``[N, R]``.
-        advantages: A. Shape ``[N, R]``.
-        response_mask: True = counted, bool. Shape ``[N, R]``.
+        policy_logprobs: log π. Shape ``[N, R]``, or ``[N]`` for responses.
+        old_logprobs: log π_old. The same shape.
+        advantages: A. The same shape.
+        response_mask: True = counted, bool. The same shape.
         clip_range: ε.
+        clip_range_high: ε'; None = ε.
+        dual_clip: c; None = no such bound.
 
     Returns:
         A scalar in [0, 1].
@@ -67,7 +71,11 @@ def clip_fraction(
     """
     check_same_shape(policy_logprobs=policy_logprobs, old_logprobs=old_logprobs, advantages=advantages)
     ratio = (policy_logprobs - old_logprobs).exp()
-    binds = ((advantages > 0) & (ratio > 1 + clip_range)) | ((advantages < 0) & (ratio < 1 - clip_range))
+    high = clip_range if clip_range_high is None else clip_range_high
+    cut_off = ratio < 1 - clip_range
+    if dual_clip is not None:
+        cut_off = cut_off | (ratio > dual_clip)
+    binds = ((advantages > 0) & (ratio > 1 + high)) | ((advantages < 0) & cut_off)
     return masked_mean(binds.to(ratio.dtype), response_mask)
 
 

@@ -1,4 +1,10 @@
-"""From one score per response to what every token is credited with."""
+"""From one score per response to what every token is credited with.
+
+Chosen once, where codes differ: the score stands at the last counted token, which is the EOS where
+one was drawn (InstructGPT, OpenRLHF; TRL adds it one position later), and the value after that token
+is 0. Advantages of a rollout are whitened by the biased variance (lm-human-preferences, OpenRLHF; TRL
+has Bessel's), those inside a group of responses by Bessel's (see ``group_advantages.py``).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +19,7 @@ def kl_penalized_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_c
 
     R_t = -β·kl_t + [t = last]·score.
 
-    The last counted token is the EOS where one was drawn, as in InstructGPT and OpenRLHF; TRL adds
-    the score one position later. With `kl` = k1 the rewards of a response sum to
+    With `kl` = k1 the rewards of a response sum to
     score - β·log π(y|x)/π_ref(y|x).
 
     Args:
@@ -95,3 +100,35 @@ def generalized_advantages(
         columns.append(advantage)
     advantages = torch.stack(columns[::-1], dim=1).masked_fill(~response_mask, 0)
     return advantages, (advantages + values).masked_fill(~response_mask, 0)
+
+
+def reinforce_returns(rewards: Tensor, response_mask: Tensor, gamma: float) -> Tensor:
+    """The discounted sum of each token's reward and all later ones of its response.
+
+    G_t = Σ_{s≥t} γ^{s-t}·R_s.
+
+    REINFORCE's advantage without a baseline; with one, subtract it from these. At γ = 1 the first
+    counted token has the reward of the whole response. Tokens that do not count are no steps.
+
+    Args:
+        rewards: per-token rewards. Shape ``[N, R]``.
+        response_mask: True = counted, bool. Shape ``[N, R]``.
+        gamma: γ in [0, 1], discount per token; 1 is usual for text.
+
+    Returns:
+        Returns, shape ``[N, R]``, 0 where the mask is False. Not whitened.
+
+    Raises:
+        ValueError: the shapes differ, or `gamma` is outside [0, 1].
+
+    Source:
+        Williams 1992, "Simple statistical gradient-following algorithms for connectionist
+        reinforcement learning"; Sutton and Barto 2018, eq. 3.8.
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> reinforce_returns(torch.tensor([[1.0, 2.0, 9.0]]), mask, gamma=0.5)
+        tensor([[2., 2., 0.]])
+    """
+    # GAE with λ = 1 and a critic that expects nothing.
+    return generalized_advantages(torch.zeros_like(rewards), rewards, response_mask, gamma, lam=1.0)[0]

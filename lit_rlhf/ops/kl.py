@@ -1,14 +1,33 @@
 """How far the policy is from the reference: three estimators from samples, and the exact sum.
 
 With ρ = log π(y) - log π_ref(y) and y drawn from π, each estimates KL(π‖π_ref). As *values* they
-differ in bias and variance only. As *losses*, differentiated through π on samples of π, they are
-three different things (the expectations are exact):
+differ in bias and variance only. As a *price* on the score r they end at different policies, and so
+they do as losses, differentiated through π on samples of π. Where the expected step is zero (exact,
+over whole responses y; λ makes the probabilities sum to 1):
 
-====  ==========================  ================================================
-k1    gradient 0                  no leash at all; k1 belongs inside the reward
-k2    gradient of KL(π‖π_ref)     the leash of the RLHF objective
-k3    gradient of KL(π_ref‖π)     another objective with another optimum (GRPO's)
-====  ==========================  ================================================
+==  ===================================  ==============================================
+    β·k inside the reward, detached      β·k in the loss
+==  ===================================  ==============================================
+k1  π_ref·e^{r/β} / Z, the optimum       r = λ: no gradient, no leash at all
+k2  r - β·ρ²/2 = λ on arms that stay     π_ref·e^{r/β} / Z, the optimum: ∇KL(π‖π_ref)
+k3  r - β·(e^{-ρ}-1+ρ) = λ, the same     β·π_ref / (λ - r): ∇KL(π_ref‖π), GRPO's
+==  ===================================  ==============================================
+
+Inside the reward k2 and k3 are no leash either. Each equation has two solutions ρ an arm, and any arm
+may be missing, so there are many such points. One of them is stable if Σ π·k'(ρ)·u² > 0 for all u ≠ 0
+with Σ π·u = 0, over the arms that stay (k' = ρ for k2, 1 - e^{-ρ} for k3). Two arms with ρ < 0 break
+it, one breaks it unless Σ π / k'(ρ) < 0: an arm less likely than under the reference is charged for
+that, becomes less likely still, and runs off to zero. From π_ref, the eight arms of the tests end on
+the likeliest, which is not the best. Charge k1 in the reward.
+
+Token by token, ρ_t of each token's own distribution: k1 summed over a response is its log-ratio, so
+in the reward nothing changes. In the loss k2 and k3 hold each token near the reference *where the
+policy happens to be*, and leave out that a token also decides how dear the tokens after it will be:
+k2 then ends at π(a|s) = π_ref(a|s)·e^{Q(s,a)/β} / Z(s), with Q what is still to come of the plain
+score, which is not the optimum over responses longer than one token.
+
+Advantages that are divided by a deviation (whitened, or GRPO's) weigh the loss's β that much more:
+read β·std for β in the right-hand column. Inside the reward the price is divided along.
 """
 
 from __future__ import annotations
@@ -53,7 +72,8 @@ def k2(policy_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
     k2 = ρ² / 2.
 
-    Its expected gradient through π, on samples of π, is that of KL(π‖π_ref) exactly.
+    Its expected gradient through π, on samples of π, is that of KL(π‖π_ref) of the distribution that
+    ρ belongs to: of whole responses if ρ is a response's sum, of the next token if it is a token's.
 
     Args:
         policy_logprobs: log π. Any shape; nats.

@@ -27,15 +27,19 @@ from torch.nn.functional import normalize
 from lit_rlhf import metrics
 from lit_rlhf.losses.contrastive import contrastive_views, simcse_loss, sinkhorn, swav_loss
 from lit_rlhf.losses.meta import difference_loss
-from lit_rlhf.losses.policy import clipped_policy_loss, clipped_value_loss
+from lit_rlhf.losses.policy import LossMean, clipped_policy_loss, clipped_value_loss, loss_sum
 from lit_rlhf.losses.preference import dpo_loss, implicit_reward
 from lit_rlhf.losses.rankings import best_of_k_loss, plackett_luce_loss
 from lit_rlhf.losses.reward import bradley_terry_loss, centering_penalty, uniform_error_loss
 from lit_rlhf.losses.sft import sft_loss
+from lit_rlhf.metrics.best_of_n import best_of_n_kl, best_of_n_probabilities
 from lit_rlhf.ops import kl
-from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards
+from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards, reinforce_returns
+from lit_rlhf.ops.group_advantages import dr_grpo_advantages, grpo_advantages, rloo_advantages
+from lit_rlhf.ops.kl_control import adapted_kl_coef
 from lit_rlhf.ops.logprobs import token_entropy, token_logprobs
 from lit_rlhf.ops.masking import masked_mean, masked_sum, masked_whiten
+from lit_rlhf.ops.moments import merge_moments
 from lit_rlhf.ops.normalization import gain_and_bias
 from lit_rlhf.ops.strength import preference_strength
 
@@ -231,43 +235,58 @@ def reward_norm(case: Case) -> Outputs:
     return dict(zip(("gain", "bias"), gain_and_bias(old_mean, old_std, **case.params), strict=True))
 
 
-def only_token_mean(case: Case) -> None:
-    case.only("clip_eps", "token_level_loss")
-    if not case.params.get("token_level_loss", True):
-        raise NotBuiltError("mean per response; here a mean runs over tokens")
+def openrlhf_mean(losses: Tensor, mask: Tensor, mean: LossMean) -> Tensor:
+    """Our mean, with the 1e-8 that OpenRLHF adds to a response's count of tokens."""
+    if mean == "responses":
+        length = mask.sum(dim=1, keepdim=True).double()
+        losses = losses * (length / (length + 1e-8))
+    total, count = loss_sum(losses, mask, mean, max_length=losses.shape[1])
+    return total / count
+
+
+def mean_over(case: Case) -> LossMean:
+    return "tokens" if case.params.get("token_level_loss", True) else "responses"
 
 
 def ppo_policy(case: Case) -> Outputs:
-    only_token_mean(case)
+    case.only(
+        "clip_eps", "clip_eps_low", "clip_eps_high", "dual_clip", "token_level_loss", "policy_loss_type"
+    )
     (logprobs,) = case.leaves("logps")
-    mask, old, clip = case.inputs["action_mask"], case.inputs["old_logps"], case.params["clip_eps"]
-    advantages = case.inputs["advantages"]
-    per_token = clipped_policy_loss(logprobs, old, advantages, clip)
-    loss = masked_mean(per_token, mask)
+    mask, old, advantages = (case.inputs[name] for name in ("action_mask", "old_logps", "advantages"))
+    low = case.params.get("clip_eps_low", case.params["clip_eps"])
+    high, dual = case.params.get("clip_eps_high"), case.params.get("dual_clip")
+    compared: tuple[Tensor, Tensor] = (logprobs, old)
+    mean = mean_over(case)
+    if case.params.get("policy_loss_type") == "gspo":  # there each token keeps an advantage of its own
+        now, then = (masked_mean(grid, mask, dim=1)[:, None].expand_as(grid) for grid in compared)
+        compared = (now, then)
+        mean = "responses"
+    loss = openrlhf_mean(clipped_policy_loss(*compared, advantages, low, high, dual), mask, mean)
     return {
         "loss": loss,
-        "clip_ratio": metrics.clip_fraction(logprobs, old, advantages, mask, clip),
+        "clip_ratio": metrics.clip_fraction(*compared, advantages, mask, low, high, dual),
         "ppo_kl": masked_mean(kl.k1(old, logprobs), mask),
         **gradients(loss, grad_logps=logprobs),
     }
 
 
 def ppo_value(case: Case) -> Outputs:
-    only_token_mean(case)
+    case.only("clip_eps", "token_level_loss")
     (values,) = case.leaves("values")
     per_token = clipped_value_loss(
         values, case.inputs["old_values"], case.inputs["returns"], case.params["clip_eps"]
     )
-    loss = masked_mean(per_token, case.inputs["action_mask"])
+    loss = openrlhf_mean(per_token, case.inputs["action_mask"], mean_over(case))
     return {"loss": loss, **gradients(loss, grad_values=values)}
 
 
 def reward_placement(case: Case) -> Outputs:
-    case.only("kl_coef")
-    mask = case.inputs["action_mask"]
-    rewards = kl_penalized_rewards(
-        case.inputs["scores"], case.inputs["kl_per_token"], mask, case.params["kl_coef"]
-    )
+    case.only("kl_coef", "reward_clip_range")
+    mask, scores = case.inputs["action_mask"], case.inputs["scores"]
+    if case.params["reward_clip_range"] is not None:
+        scores = scores.clamp(*case.params["reward_clip_range"])
+    rewards = kl_penalized_rewards(scores, case.inputs["kl_per_token"], mask, case.params["kl_coef"])
     return {"token_rewards": (rewards, mask)}  # outside OpenRLHF leaves the price, here it is 0
 
 
@@ -295,12 +314,80 @@ def advantages(case: Case) -> Outputs:
     return dict(zip(("advantages", "returns"), result, strict=True))
 
 
+def returns_to_go(case: Case) -> Outputs:
+    grids = case.inputs["token_rewards"], case.inputs["action_mask"]
+    return {"returns": reinforce_returns(*grids, gamma=case.params["gamma"])}
+
+
 def whiten(case: Case) -> Outputs:
     values, mask = case.inputs["values"], case.inputs["mask"]
     shift, epsilon = case.params["shift_mean"], case.params["eps"]
+    biased, unbiased = (
+        masked_whiten(values, mask, shift, unbiased=unbiased, epsilon=epsilon) for unbiased in (False, True)
+    )
+    return {"biased": (biased, mask), "unbiased": (unbiased, mask), "valid_only": biased != 0}
+
+
+def group_advantages(case: Case) -> Outputs:
+    rewards = case.inputs["rewards"]
+    group = torch.arange(len(rewards)) // case.params["G"]
     return {
-        "biased": (masked_whiten(values, mask, shift, unbiased=False, epsilon=epsilon), mask),
-        "unbiased": (masked_whiten(values, mask, shift, unbiased=True, epsilon=epsilon), mask),
+        "grpo": grpo_advantages(rewards, group),
+        "dr_grpo": dr_grpo_advantages(rewards, group),
+        "rloo": rloo_advantages(rewards, group),
+    }
+
+
+def grpo(case: Case) -> Outputs:
+    """TRL's aggregations by our names; `bnpo` and `dapo` differ over several devices, not on one."""
+    means: dict[str, LossMean] = {
+        "grpo": "responses",
+        "bnpo": "tokens",
+        "dapo": "tokens",
+        "dr_grpo": "max_length",
+    }
+    (logprobs,) = case.leaves("logps")
+    mask = case.inputs["mask"]
+    advantages = case.inputs["advantages"][:, None].expand_as(logprobs)
+    surrogate = clipped_policy_loss(
+        logprobs, case.inputs["old_logps"], advantages, clip_range=case.params["epsilon"]
+    )
+    per_token = surrogate + case.params["beta"] * kl.k3(logprobs, case.inputs["ref_logps"])
+    total, count = loss_sum(
+        per_token, mask, means[case.params["loss_type"]], case.params["max_completion_length"]
+    )
+    loss = total / count
+    return {"loss": loss, **gradients(loss, grad_logps=logprobs)}
+
+
+def rloo(case: Case) -> Outputs:
+    (logprobs,) = case.leaves("logps")
+    mask = case.inputs["mask"]
+    whole, whole_old = (masked_sum(grid, mask, dim=1) for grid in (logprobs, case.inputs["old_logps"]))
+    loss = clipped_policy_loss(whole, whole_old, case.inputs["advantages"], case.params["epsilon"]).mean()
+    return {"loss": loss, **gradients(loss, grad_logps=logprobs)}
+
+
+def kl_controller(case: Case) -> Outputs:
+    coef, coefs = case.params["init"], []
+    for observed in case.inputs["observed_seq_kl"].tolist():
+        coef = adapted_kl_coef(
+            coef, observed, case.params["target"], case.params["n_steps"], case.params["horizon"]
+        )
+        coefs.append(coef)
+    return {"coef_after_each": coefs}
+
+
+def running_moments(case: Case) -> Outputs:
+    """The source's variance is the biased one, its deviation is Bessel's; ours is Bessel's too."""
+    moments, rows = None, []
+    for batch in case.inputs["batches"]:
+        moments = merge_moments(moments, torch.tensor(batch, dtype=torch.float64))
+        rows.append([moments.mean, moments.squares / moments.count, moments.std])
+    return {
+        "mean_var_std_after_each": rows,
+        "exact_final_mean": rows[-1][0],
+        "exact_final_std_ddof1": rows[-1][2],
     }
 
 
@@ -358,14 +445,18 @@ def entropy_and_kl(case: Case) -> Outputs:
 def sft(case: Case) -> Outputs:
     mask = case.inputs["mask"]
     per_token = sft_loss(case.inputs["logps"], mask)
-    return {"token_mean": masked_mean(per_token, mask)}
+    return {
+        "token_mean": openrlhf_mean(per_token, mask, "tokens"),
+        "sample_mean": openrlhf_mean(per_token, mask, "responses"),
+    }
 
 
 def accumulation(case: Case) -> Outputs:
     mask = case.inputs["mask"]
     per_token = sft_loss(case.inputs["logps"], mask)
     parts = list(zip(per_token.chunk(case.params["split"]), mask.chunk(case.params["split"]), strict=True))
-    correct = sum(masked_sum(losses, part) for losses, part in parts) / mask.sum()
+    sums = [loss_sum(losses, part, "tokens", max_length=per_token.shape[1]) for losses, part in parts]
+    correct = sum(total for total, _ in sums) / sum(count for _, count in sums)
     naive = sum(masked_mean(losses, part) for losses, part in parts) / len(parts)
     return {"correct": correct, "naive_mean_of_means": naive}
 
@@ -393,6 +484,23 @@ def closed_form(case: Case) -> Outputs:
     return {"solutions": solutions}
 
 
+def best_of_n(case: Case) -> Outputs:
+    reward, reference = case.inputs["reward"], case.inputs["pi_ref"]
+    solutions = []
+    for given in case.outputs["solutions"]:
+        kept = best_of_n_probabilities(reference, reward, given["n"])
+        solutions.append(
+            {
+                "n": given["n"],
+                "pi": kept,
+                "expected_reward": kept @ reward,
+                "kl": kl.exact_kl(kept.log(), reference.log()),
+                "kl_upper_bound": best_of_n_kl(given["n"]),
+            }
+        )
+    return {"solutions": solutions}
+
+
 CHECKS: list[tuple[str, Callable[[Case], Outputs]]] = [
     ("seq_logps", sequence_logprobs),
     ("dpo/*", dpo_from_logits),
@@ -411,7 +519,12 @@ CHECKS: list[tuple[str, Callable[[Case], Outputs]]] = [
     ("ppo/reward_placement*", reward_placement),
     ("kl/*", kl_estimator),
     ("gae/*", advantages),
-    ("reinforce/returns*", advantages),
+    ("reinforce/returns*", returns_to_go),
+    ("group/advantages", group_advantages),
+    ("grpo/*", grpo),
+    ("rloo/loss", rloo),
+    ("kl_controller/*", kl_controller),
+    ("running_moments", running_moments),
     ("whiten/*", whiten),
     ("trl_ppo/advantages*", trl_advantages),
     ("trl_ppo/loss*", trl_loss),
@@ -419,6 +532,7 @@ CHECKS: list[tuple[str, Callable[[Case], Outputs]]] = [
     ("sft/*", sft),
     ("accumulation/*", accumulation),
     ("analytic/kl_bandit*", closed_form),
+    ("analytic/best_of_n_*", best_of_n),
 ]
 """Which function computes which cases; the first pattern that fits."""
 
@@ -427,7 +541,7 @@ CHECKS: list[tuple[str, Callable[[Case], Outputs]]] = [
 
 
 def tensors(name: str, value: Any) -> Any:
-    if not isinstance(value, list):
+    if not isinstance(value, list) or name == "batches":  # of different lengths
         return value
     tensor = torch.tensor(value)
     if name.endswith("mask"):

@@ -14,16 +14,21 @@ BUILT = """
     rm/plain rm/margin rm/openrlhf_pairwise rm/openrlhf_logexp rm/luce_ratio rm/label_smoothing
     rm/center rm/margin_center rm/uniform_error_mixture ranking/K2 ranking/K4 ranking/best_of_K2 ranking/best_of_K4
     contrastive/simcse contrastive/swav contrastive/views meta_rm/difference_loss preference_strength reward_norm
-    ppo/policy_token ppo/value_clipped ppo/value_unclipped ppo/reward_placement_0.05
+    ppo/policy_token ppo/policy_sample ppo/policy_clip_higher ppo/policy_dual_clip ppo/policy_gspo
+    ppo/value_clipped ppo/value_clipped_sample ppo/value_unclipped
+    ppo/reward_placement_0.05 ppo/reward_placement_0.2
+    group/advantages grpo/grpo_beta0.0 grpo/grpo_beta0.04 grpo/bnpo_beta0.0 grpo/bnpo_beta0.04
+    grpo/dr_grpo_beta0.0 grpo/dr_grpo_beta0.04 grpo/dapo_beta0.0 grpo/dapo_beta0.04 rloo/loss
+    kl_controller/lmhp kl_controller/openrlhf running_moments
     kl/k1 kl/k2 kl/k3 gae/g1.0_l0.95 gae/g0.99_l0.9 gae/g1.0_l1.0 gae/g1.0_l0.0 reinforce/returns
     whiten/shift_True whiten/shift_False
     trl_ppo/advantages_whitenFalse_k1 trl_ppo/loss_whitenFalse_k1
     trl_ppo/advantages_whitenTrue_k3 trl_ppo/loss_whitenTrue_k3
-    entropy_and_exact_kl sft/aggregation accumulation/token_mean analytic/kl_bandit_6
+    entropy_and_exact_kl sft/aggregation accumulation/token_mean analytic/kl_bandit_6 analytic/best_of_n_6
 """.split()  # noqa: SIM905
 
-IN_PART = {"kl/k1", "kl/k2", "kl/k3", "whiten/shift_True", "whiten/shift_False", "sft/aggregation"}
-"""Cases that also hold numbers which the library does not give."""
+IN_PART = {"kl/k1", "kl/k2", "kl/k3"}
+"""Cases that also hold numbers which the library does not give: the estimators in float32, held within ±10."""
 
 
 def test_every_built_loss_agrees(capsys: pytest.CaptureFixture[str]) -> None:

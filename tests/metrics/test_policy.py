@@ -23,6 +23,19 @@ def test_clip_fraction_counts_only_where_clipping_binds() -> None:
     assert clip_fraction(ratio.log(), torch.zeros(1, 6), advantages, mask, 0.2).item() == pytest.approx(0.4)
 
 
+def test_clip_fraction_knows_the_bounds_that_the_loss_knows() -> None:
+    ratio, advantages = torch.tensor([1.25, 1.5, 0.7, 4.0, 4.0]), torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0])
+    everything = torch.ones(5, dtype=torch.bool)
+
+    def of(**bounds: float) -> float:
+        return clip_fraction(ratio.log(), torch.zeros(5), advantages, everything, 0.2, **bounds).item()
+
+    assert of() == pytest.approx(4 / 5)
+    assert of(clip_range_high=0.3) == pytest.approx(3 / 5)  # 1.25 is inside
+    assert of(dual_clip=3.0) == pytest.approx(5 / 5)  # and the bad one at 4 has no gradient
+    assert of(clip_range_high=9.0, dual_clip=5.0) == pytest.approx(1 / 5)
+
+
 def test_value_clip_fraction_counts_only_where_clipping_binds() -> None:
     values, returns = torch.tensor([[0.1, 1.0, 1.0, 1.0]]), torch.tensor([[1.0, 1.0, -1.0, 1.0]])
     mask = torch.tensor([[True, True, True, False]])  # inside, binds, further off by itself

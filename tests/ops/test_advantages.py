@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards
+from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards, reinforce_returns
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
@@ -119,3 +119,30 @@ def test_factors_outside_their_range_and_other_shapes_are_refused() -> None:
         generalized_advantages(VALUES, REWARDS, ALL, gamma=1.0, lam=-0.1)
     with pytest.raises(ValueError, match=r"rewards \[1, 3\]"):
         generalized_advantages(VALUES, REWARDS[:, :3], ALL, gamma=1.0, lam=1.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(0, 3), st.floats(0, 1))
+def test_returns_are_discounted_sums_over_the_counted_tokens(
+    seed: int, width: int, pad: int, gamma: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randn(3, width, generator=generator, dtype=torch.float64)
+    mask = torch.rand(3, width, generator=generator) < 0.7
+    grid = torch.nn.functional.pad(torch.where(mask, rewards, float("nan")), (0, pad), value=float("nan"))
+    returns = reinforce_returns(grid, torch.nn.functional.pad(mask, (0, pad)), gamma)
+    for row in range(3):
+        counted = rewards[row][mask[row]].tolist()
+        expected = [
+            sum(gamma ** (s - t) * counted[s] for s in range(t, len(counted))) for t in range(len(counted))
+        ]
+        assert returns[row][:width][mask[row]].tolist() == pytest.approx(expected, abs=1e-9)
+        assert (returns[row][:width][~mask[row]] == 0).all()
+        assert (returns[row][width:] == 0).all()
+
+
+def test_returns_refuse_what_generalised_advantages_refuse() -> None:
+    with pytest.raises(ValueError, match=r"gamma within \[0, 1\], found 2"):
+        reinforce_returns(REWARDS, ALL, gamma=2)
+    with pytest.raises(ValueError, match=r"response_mask \[1, 4\]"):
+        reinforce_returns(REWARDS[:, :3], ALL, gamma=1)
