@@ -1,0 +1,100 @@
+"""A stopped run continues as if it had not been stopped."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from lit_rlhf.callbacks import ExportAtEnd, GracefulStop, GracefulStopped
+from tests.callbacks.trainer import make_trainer
+from tests.cli.stand_in import StandInData, StandInModule
+
+
+def finished_weights(folder: Path, settings: dict[str, Any]) -> tuple[torch.Tensor, StandInModule]:
+    """The weights of a run that nobody stopped."""
+    module = StandInModule()
+    make_trainer(folder / "whole", [ModelCheckpoint()], **settings).fit(module, StandInData())
+    return module.linear.weight.detach().clone(), module
+
+
+@pytest.mark.parametrize(
+    ("interrupt_at", "settings"),
+    [
+        (3, {}),  # in the middle of an epoch
+        (7, {"accumulate_grad_batches": 4}),  # inside a window, and in a later epoch
+        (5, {}),  # at the last batch of an epoch
+        (11, {"limit_val_batches": 0}),  # the same, with no validation to wait for
+        (1, {"val_check_interval": 2}),  # at a batch that validates
+        (0, {"val_check_interval": 2, "accumulate_grad_batches": 2}),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_continues_as_if_it_had_not_been(
+    tmp_path: Path, interrupt_at: int, settings: dict[str, Any], number: int
+) -> None:
+    expected, whole = finished_weights(tmp_path, settings)
+
+    stopped = StandInModule(interrupt_at=interrupt_at, number=int(number))
+    with pytest.raises(GracefulStopped) as stop:
+        make_trainer(tmp_path / "run", [GracefulStop()], **settings).fit(stopped, StandInData())
+    assert stop.value.code == 130
+    assert stop.value.checkpoint == tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert not torch.equal(stopped.linear.weight, expected)
+
+    resumed = StandInModule()
+    resumed.linear.weight.data.zero_()
+    trainer = make_trainer(tmp_path / "run", [GracefulStop()], **settings)
+    trainer.fit(resumed, StandInData(), ckpt_path=stop.value.checkpoint)
+    assert torch.equal(resumed.linear.weight, expected)
+    assert trainer.current_epoch == 3
+    # Each epoch was closed once and each validation ran once, on one side of the stop or on the other.
+    assert stopped.epochs_closed + resumed.epochs_closed == whole.epochs_closed == [0, 1, 2]
+    assert stopped.validated_at + resumed.validated_at == whole.validated_at
+
+
+def test_a_stop_at_the_very_end_is_a_finished_run(tmp_path: Path) -> None:
+    module = StandInModule(interrupt_at=17)
+    trainer = make_trainer(tmp_path, [GracefulStop(), ExportAtEnd()])
+    trainer.fit(module, StandInData())
+    assert trainer.current_epoch == 3
+    assert (tmp_path / "export" / "weights.json").is_file()
+
+
+def test_the_last_step_before_a_stop_is_logged(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="logs", version="")
+    with pytest.raises(GracefulStopped):
+        make_trainer(tmp_path, [GracefulStop()], logger=logger).fit(
+            StandInModule(interrupt_at=3), StandInData()
+        )
+    rows = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()
+    place = rows[0].split(",").index("step")
+    assert [row.split(",")[place] for row in rows[1:]] == ["0", "1", "2", "3"]
+
+
+def test_the_stop_waits_for_the_accumulation_window(tmp_path: Path) -> None:
+    module = StandInModule(interrupt_at=0)
+    with pytest.raises(GracefulStopped):
+        make_trainer(tmp_path, [GracefulStop()], accumulate_grad_batches=3).fit(module, StandInData())
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 1
+    assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == 3
+
+
+def test_a_second_signal_stops_at_once_and_handlers_are_put_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    module = StandInModule(interrupt_at=1, signals=2)
+    try:
+        with pytest.raises(SystemExit) as stop:  # Lightning's own answer to a KeyboardInterrupt
+            make_trainer(tmp_path, [GracefulStop()]).fit(module, StandInData())
+        assert not isinstance(stop.value, GracefulStopped)
+        assert not (tmp_path / "checkpoints").exists()
+    finally:
+        signal.signal(signal.SIGINT, before[0])  # Lightning ignores SIGINT from then on
+    make_trainer(tmp_path, [GracefulStop()], max_epochs=1).fit(StandInModule(), StandInData())
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
