@@ -93,7 +93,7 @@ PPO = [
     Step(
         "ppo",
         """fit --config configs/ppo.yaml --model.model $OUT/sft-best
-        --model.reward benchmarks.slot_coverage.slot_coverage --model.kl_coef 0.02 --model.missing_eos_score 0
+        --model.reward benchmarks.slot_coverage.slot_coverage --model.kl_coef 0.02 --model.shaping.missing_eos_score 0
         --model.optimizer.lr 3e-4 --model.critic_learning_rate 1e-3 --model.epochs 2 --model.minibatch_size 128
         --data.path $OUT/files/prompts_train.jsonl --data.val_path $OUT/files/prompts_val.jsonl --data.val_fraction 0
         --data.batch_size 256 --trainer.max_epochs 24 --trainer.check_val_every_n_epoch 4 --out $OUT/ppo""",

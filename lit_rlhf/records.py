@@ -222,26 +222,41 @@ class Experience:
     """N lists."""
     response_ids: list[list[int]]
     """N lists; an EOS, where one was drawn, is the last."""
+    prompt_index: Tensor
+    """Long ``[N]``: which of the iteration's prompts it answers; responses of one prompt are a group."""
     response_mask: Tensor
     """Bool grid, made from the lengths."""
+    sampled_logprobs: Tensor
+    """Grid: log-probability of each token as the sampler gave it."""
     old_logprobs: Tensor
-    """Grid: log-probability of each token under the distribution it was drawn from."""
+    """Grid: the same by the forward that the update uses, so that the first ratio is 1."""
     reference_logprobs: Tensor
     """Grid."""
     values: Tensor
     """Grid: the critic's value before each token."""
     scores: Tensor
     """``[N]``: what the reward said of each response."""
+    shaped_scores: Tensor
+    """``[N]``: what was made of it for training: length penalties, running scale, clip."""
+    gold_scores: Tensor
+    """``[N]``: what the gold reward said, which trains nothing; NaN where there is none."""
+    failed: Tensor
+    """Bool ``[N]``: its reward failed and was skipped; it counts nowhere, and its scores are 0."""
     entropy: Tensor
     """Grid: entropy of the distribution each token was drawn from, in nats."""
     rewards: Tensor
-    """Grid: the score at the last token minus the KL price of each token."""
+    """Grid: the shaped score at the last token minus the KL price of each token."""
     advantages: Tensor
     """Grid, whitened where the module whitens."""
     returns: Tensor
-    """Grid, in the scale of the rewards."""
+    """Grid, in the scale of the rewards: what the critic learns."""
     truncated: Tensor
     """Bool ``[N]``: no EOS within the limit."""
+
+    @property
+    def counted_mask(self) -> Tensor:
+        """`response_mask` without the responses whose reward failed, bool ``[N, R]``."""
+        return self.response_mask & ~self.failed[:, None]
 
     def __len__(self) -> int:
         return len(self.response_ids)
@@ -253,15 +268,25 @@ class ExperienceBatch:
 
     trees: ResponseTrees
     old_logprobs: Tensor
-    """Grid, as all below."""
+    """Grid, as those below."""
+    reference_logprobs: Tensor
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    pretraining: ResponseTrees | None = None
+    """This share of the minibatch's pretraining rows, where there is a mix."""
+    pretraining_scale: float = 0.0
+    """Items that the whole minibatch counts of responses, to one pretraining token of it: puts a sum of pretraining
+    losses on the scale of the sum of PPO's."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ExperienceBatch:
         """The same batch with every tensor on `device`."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
-        return ExperienceBatch(**moved)
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor | ResponseTrees)
+        }
+        return replace(self, **moved)
 
 
 @dataclass

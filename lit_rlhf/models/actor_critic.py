@@ -8,15 +8,18 @@ from torch import Tensor, nn
 
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.scorer import ScorerNetwork
+from lit_rlhf.models.value_head import ValueHead
 from lit_rlhf.records import ResponseTrees
 
 
 class ActorCriticOutput(NamedTuple):
-    """Grids ``[N, R]``, zero where the response mask is False."""
+    """Grids ``[N, R]``, fp32, zero where the response mask is False; gradient flows through all of them."""
 
     logprobs: Tensor
     entropy: Tensor | None
-    values: Tensor
+    """In nats; None where it was not asked for."""
+    values: Tensor | None
+    """The value before each token; None where it was not asked for, or there is no critic."""
 
 
 class ActorCritic(nn.Module):
@@ -24,15 +27,16 @@ class ActorCritic(nn.Module):
 
     Args:
         policy: what is being aligned.
-        critic: its own trunk and head; the value before each response token.
+        critic: a trunk and head of its own; or a value head, which reads the policy's states in the policy's own
+            pass; or None, where advantages need no values.
 
     Raises:
         ValueError: the critic has several components.
     """
 
-    def __init__(self, policy: PolicyNetwork, critic: ScorerNetwork) -> None:
+    def __init__(self, policy: PolicyNetwork, critic: ScorerNetwork | ValueHead | None) -> None:
         super().__init__()
-        if critic.num_components > 1:
+        if isinstance(critic, ScorerNetwork) and critic.num_components > 1:
             raise ValueError(
                 f"model.critic: expected a model with one head, found {critic.num_components} components. Give another "
                 "one, or null: it can be the reward all the same."
@@ -41,11 +45,40 @@ class ActorCritic(nn.Module):
         self.critic = critic
 
     def forward(
-        self, trees: ResponseTrees, temperature: float = 1.0, with_entropy: bool = False
+        self,
+        trees: ResponseTrees,
+        temperature: float = 1.0,
+        with_entropy: bool = False,
+        with_values: bool = True,
     ) -> ActorCriticOutput:
-        """Log-probabilities and values at every counted response token, and entropies if asked."""
-        logprobs, entropy = self.policy(trees, temperature, with_entropy)
-        return ActorCriticOutput(logprobs, entropy, self.critic.values(trees))
+        """Log-probabilities at every counted response token, and entropies and values if asked.
+
+        Args:
+            trees: the batch.
+            temperature: logits are divided by it, as in sampling.
+            with_entropy: whether to take the entropy of each token's distribution.
+            with_values: whether to ask the critic, where there is one; without it the policy runs alone.
+        """
+        seen = self.policy(trees, temperature, with_entropy)
+        values = self._values(trees, seen.states) if with_values else None
+        return ActorCriticOutput(seen.logprobs, seen.entropy, values)
+
+    def _values(self, trees: ResponseTrees, states: Tensor) -> Tensor | None:
+        if not isinstance(self.critic, ValueHead):
+            return None if self.critic is None else self.critic.values(trees)
+        counted, values = trees.response_grid_mask(), self.critic(states)
+        grid: Tensor = values.new_zeros(counted.shape).masked_scatter(counted, values)
+        return grid
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """What is trained of the policy; of a trunk with a value head too, which the value loss moves as well."""
+        return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """What is trained of the critic alone: its network, or its head where the trunk is the policy's."""
+        if self.critic is None:
+            return []
+        return [parameter for parameter in self.critic.parameters() if parameter.requires_grad]
 
     def next_token_logits(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any

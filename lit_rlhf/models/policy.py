@@ -8,17 +8,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_rlhf.models.head import head_entropy, head_logprobs
+from lit_rlhf.models.head import head_logprobs, head_logprobs_and_entropy
 from lit_rlhf.models.reading import predicting_states
 from lit_rlhf.records import ResponseTrees
 
 
 class PolicyOutput(NamedTuple):
-    """Grids ``[N, R]``, zero where the response mask is False."""
+    """Grids ``[N, R]``, fp32, zero where the response mask is False; and the states that they were read from."""
 
     logprobs: Tensor
     entropy: Tensor | None
-    """In nats, without gradient, for logging; None where it was not asked for."""
+    """In nats; None where it was not asked for."""
+    states: Tensor
+    """``[M, D]``: the trunk's last states, those that predict the M counted tokens, in the order of the flat row."""
 
 
 class PolicyNetwork(nn.Module):
@@ -42,16 +44,22 @@ class PolicyNetwork(nn.Module):
         Args:
             trees: the batch.
             temperature: logits are divided by it, here as in sampling, so that both are one distribution.
-            with_entropy: whether to take the entropy too, which costs another softmax.
+            with_entropy: whether to take the entropy too, which costs another pass over the logits.
         """
         states = predicting_states(self.causal_lm.base_model, trees)
         counted = trees.response_grid_mask()
-        logprobs = head_logprobs(self.causal_lm, states, trees.input_ids[trees.response_mask], temperature)
-        grid = logprobs.new_zeros(counted.shape)
+        tokens = trees.input_ids[trees.response_mask]
         entropy = None
         if with_entropy:
-            entropy = grid.masked_scatter(counted, head_entropy(self.causal_lm, states, temperature))
-        return PolicyOutput(grid.masked_scatter(counted, logprobs), entropy)
+            logprobs, entropy = head_logprobs_and_entropy(self.causal_lm, states, tokens, temperature)
+        else:
+            logprobs = head_logprobs(self.causal_lm, states, tokens, temperature)
+        grid = logprobs.new_zeros(counted.shape)
+        return PolicyOutput(
+            grid.masked_scatter(counted, logprobs),
+            None if entropy is None else grid.masked_scatter(counted, entropy),
+            states,
+        )
 
     def next_token_logits(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any

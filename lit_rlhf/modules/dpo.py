@@ -17,7 +17,7 @@ from lit_rlhf.models.lora import add_lora
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
 from lit_rlhf.models.reading import Attention
-from lit_rlhf.models.reference import AdapterOff, Frozen
+from lit_rlhf.models.reference import AdapterOff, Frozen, check_adapter_off
 from lit_rlhf.modules.base import Movable, check_argument, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
 from lit_rlhf.modules.policy_phase import PolicyPhase
@@ -86,7 +86,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         self.label_smoothing = label_smoothing
         self.ties = ties
         if reference_storage == "adapter_off":
-            _check_adapter_off(lora, reference)
+            check_adapter_off(lora is not None, reference, "frozen or precomputed")
         self.network = disable_dropout(PolicyNetwork(load_causal_lm(model, attention)))
         copies = reference_storage == "frozen" and reference is None
         self._reference: Frozen | AdapterOff | None = Frozen.copy_of(self.network) if copies else None
@@ -171,16 +171,3 @@ class DPOModule(ComparisonPhase, PolicyPhase):
     def export(self, directory: str | Path) -> None:
         """Write the policy as ``AutoModelForCausalLM`` loads it; with LoRA merged, and the adapter beside it."""
         export_policy(self.network, self.tokenizer_to_export(), directory, self.adapter)
-
-
-def _check_adapter_off(lora: dict[str, Any] | None, reference: str | None) -> None:
-    if lora is None:
-        raise ValueError(
-            "model.reference_storage: adapter_off needs model.lora: without adapters the policy's own weights are "
-            "trained, and none are left to be the reference. Give model.lora, or use frozen or precomputed."
-        )
-    if reference is not None:
-        raise ValueError(
-            f"model.reference: expected null with reference_storage: adapter_off, whose reference is the policy "
-            f"without its adapters; found {reference}. Use frozen or precomputed with a reference of its own."
-        )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -15,35 +16,51 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.trees import plant_tree
-from lit_rlhf.losses.policy import clipped_policy_loss, clipped_value_loss
-from lit_rlhf.metrics import (
-    NamedMeans,
-    approximate_kl,
-    clip_fraction,
-    explained_variance,
-    value_clip_fraction,
-)
+from lit_rlhf.losses.policy import LossMean
+from lit_rlhf.losses.sft import sft_loss
+from lit_rlhf.metrics import NamedMeans
 from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.export import export_policy
-from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load_causal_lm
-from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.lora_settings import Lora, lora_settings
+from lit_rlhf.models.ppo_networks import build_actor_critic, build_reference
 from lit_rlhf.models.reading import Attention
-from lit_rlhf.models.reference import Frozen
-from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
-from lit_rlhf.modules.base import Movable, check_argument, default_optimizer, prompts_of
+from lit_rlhf.models.reference import MovingReference
+from lit_rlhf.modules.base import (
+    Movable,
+    check_argument,
+    checked_settings,
+    default_optimizer,
+    prompts_of,
+)
+from lit_rlhf.modules.policy_objective import PolicyObjective, log_ratio_moments
 from lit_rlhf.modules.policy_phase import SHOWN, PolicyPhase
+from lit_rlhf.modules.pretraining_mix import PretrainingMix, PretrainingRows
 from lit_rlhf.modules.rollout_loader import RolloutLoader
-from lit_rlhf.ops.kl import k1
+from lit_rlhf.modules.rollout_numbers import rollout_numbers, rollout_table, sequence_kl
+from lit_rlhf.ops.kl_control import adapted_kl_coef
 from lit_rlhf.ops.masking import masked_mean, masked_sum
+from lit_rlhf.ops.moments import Moments
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, ResponseTrees, Row
-from lit_rlhf.rewards.build import RewardSpec, build_reward, finite_scores
-from lit_rlhf.rewards.protocol import Completions
+from lit_rlhf.rewards.build import RewardSpec, build_reward, score_completions
+from lit_rlhf.rewards.protocol import Completions, RewardError
 from lit_rlhf.rollout.collect import RolloutRequest, collect_rollout
-from lit_rlhf.rollout.experience import estimate_advantages, join_ranks
+from lit_rlhf.rollout.credit import (
+    GROUP_ADVANTAGES,
+    Advantage,
+    Baseline,
+    Credit,
+    Estimator,
+    Level,
+    Place,
+    assign_credit,
+)
+from lit_rlhf.rollout.experience import join_ranks
+from lit_rlhf.rollout.shaping import ScoreShaping, shape_scores
 
 VALIDATION_MEANS = [
     "val/objective/scores",
+    "val/objective/gold",
     "val/objective/kl",
     "val/rollout/response_length",
     "val/rollout/eos_rate",
@@ -51,34 +68,69 @@ VALIDATION_MEANS = [
 
 
 class PPOModule(PolicyPhase):
-    """Proximal policy optimisation (Schulman et al. 2017, eq. 7) of E[r] − β·KL(π‖π_ref).
+    """Proximal policy optimisation (Schulman et al. 2017, eq. 7) of E[r] − β·KL(π‖π_ref), and its relatives.
 
     An iteration is one Lightning epoch: responses are drawn and scored, each token pays β·k1 to the
     reference, advantages are estimated by GAE, and the responses are gone through `epochs` times in
-    minibatches. With k1 inside the reward the optimum is π_ref·exp(r/β)/Z. Dropout is off.
+    minibatches. With k1 inside the reward the optimum is π_ref·exp(r/β)/Z; with k3 in the loss (GRPO's) it is
+    β·π_ref/(λ − r), see :mod:`lit_rlhf.ops.kl` for the others. The score stands on the EOS. Dropout is off.
 
     Args:
         model: folder of the policy to start from, hub name, or (from Python) a causal language model.
         reward: what scores a response: the folder of a reward model; a dotted path to a function
-            ``f(prompts, completions, **columns) -> list[float]``; ``{class_path, init_args}``; a list of
-            ``{reward, weight}``; or ``{ensemble: [reward, ...], combine: mean | min | mean_minus_std, k}``.
-        critic: folder of the model that the critic starts from (a reward model keeps its head); null = the
-            policy's trunk with a head of zeros. It is a network of its own.
-        reference: folder of the reference policy; null = the policy as it starts.
-        kl_coef: β, reward per nat. 0.05 in Huang et al. 2024 (detail 20); 0 takes the leash off.
+            ``f(prompts, completions, **columns) -> list[float | None]``, sync or async; ``{class_path, init_args}``;
+            a list of ``{reward, weight}``; or ``{ensemble: [reward, ...], combine: mean | min | mean_minus_std, k}``.
+        critic: folder of the model that the critic starts from (a reward model keeps its head: detail 22 of Huang et
+            al. 2024); ``shared`` = a value head on the policy's own trunk; null = a copy of the policy's trunk with a
+            head of zeros. `advantage` says whether there is a critic at all.
+        reference: folder of the reference policy; null = the policy as it starts; ``{every: n}`` = the policy as it
+            was at the last iteration that n divides; ``{decay: τ}`` = its moving average over iterations.
+        reference_storage: ``frozen`` holds the reference as a network of its own; ``adapter_off`` takes it from the
+            policy without its adapters (needs `lora`).
+        kl_coef: β, reward per nat: 0.05 (Huang et al. 2024, detail 20); 0 takes the leash off. Where `kl_target` is
+            given it is the first value (0.15 in Ziegler et al. 2019).
+        kl_in: ``reward`` takes the price of a token off its reward; ``loss`` adds the estimate to the loss.
+        kl_estimator: k1, k2 or k3. In the reward k1 is the one with the optimum above; in the loss k2 has it (for
+            responses of several tokens at the level of sequences), k3 has GRPO's, and k1 is no leash.
+        kl_target: nats a response that β is adapted to hold (6 in Ziegler et al. 2019); null = β stays.
+        kl_horizon: responses over which β is adapted (10,000 in Ziegler et al. 2019).
+        advantage: ``gae`` (Schulman et al. 2015, with a critic), ``reinforce`` (returns minus `baseline`), ``rloo``
+            (Ahmadian et al. 2024), ``grpo`` (Shao et al. 2024), ``dr_grpo`` (Liu et al. 2025); the last three compare
+            the `samples_per_prompt` responses of a prompt and have no critic.
+        baseline: of ``reinforce``: none, the mean over the rollout, or the critic's value.
+        level: ``token`` clips the ratio of each token; ``sequence`` that of whole responses, which are one action (a
+            bandit); ``gspo`` the geometric mean over a response's tokens (Zheng et al. 2025).
+        loss_mean: over ``tokens`` of the minibatch; over ``responses`` of the mean of each (GRPO); ``max_length``: over
+            responses of the sum divided by `max_new_tokens` (Dr. GRPO). Of ``token`` level only.
         samples_per_prompt: responses drawn to each prompt.
         epochs: passes over a rollout (4, detail 20).
         minibatch_size: responses an update, over all ranks and accumulation steps.
         max_new_tokens: response tokens at the most.
         temperature: logits are divided by it, in sampling and in every log-probability.
-        gamma: γ, discount per token (1, detail 20).
+        gamma: γ, discount per token, of ``gae`` and ``reinforce`` at token level (1, detail 20).
         lam: λ of GAE (0.95, detail 20).
-        clip_range: ε of the surrogate (0.2).
-        value_clip_range: how far a value may move in an iteration, in units of the returns; null = freely.
+        clip_range: ε of the surrogate (0.2, Schulman et al. 2017).
+        clip_range_high: ε above 1, where it is another (0.28 in DAPO); null = `clip_range`.
+        dual_clip: c > 1: the loss of a token with a negative advantage is at most c·|A| (3, Ye et al. 2020).
+        value_clip_range: how far a value may move in an iteration, in units of the returns (0.2); null = freely.
         value_coef: weight of the value loss (0.1, detail 20).
-        whiten_advantages: to mean 0 and variance 1 over the whole rollout.
-        missing_eos_score: score of a response that was cut off; null = what the reward says of it.
+        entropy_coef: weight of the entropy bonus (0: Zheng et al. 2023 find it sensitive, and no gain).
+        target_kl: nats a token since the rollout; a minibatch that finds more, and the rest of its iteration, update
+            nothing (0.01 to 0.02 is usual elsewhere); null = off. The learning-rate schedule goes on.
+        whiten_rewards: token rewards to variance 1 over the rollout, mean kept (off, detail 20).
+        whiten_advantages: to mean 0 and variance 1 over the whole rollout; null = with gae and reinforce.
+        shaping: what is made of scores before training: ``{missing_eos_score, missing_eos_penalty, overlong_buffer,
+            overlong_penalty, scale, clip}``; null = nothing.
+        pretraining: PPO-ptx (Ouyang et al. 2022, eq. 2): ``{path, coef, batch_size, max_tokens}`` adds the language
+            model loss on text of its own to every update; null = off.
+        gold_reward: a second reward that trains nothing and is logged beside the first: the judge of whether a rising
+            score means better responses.
+        reward_timeout: seconds that one call of a reward function may take; null = any.
+        failed_rewards: ``stop`` ends the run where a reward fails or is not finite, with the prompt's id; ``skip``
+            leaves the response out and counts it.
+        critic_warmup: iterations at the start in which the critic learns alone.
         critic_learning_rate: of the critic; null = the optimizer's own.
+        lora: fields of peft's LoraConfig, such as ``{r: 8}``, for the policy; null = full weights.
         optimizer: makes the optimizer from parameter groups (policy, critic).
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
@@ -95,8 +147,17 @@ class PPOModule(PolicyPhase):
         model: str | nn.Module,
         reward: RewardSpec,
         critic: str | None = None,
-        reference: str | None = None,
+        reference: str | dict[str, Any] | None = None,
+        reference_storage: Literal["frozen", "adapter_off"] = "frozen",
         kl_coef: float = 0.05,
+        kl_in: Place = "reward",
+        kl_estimator: Estimator = "k1",
+        kl_target: float | None = None,
+        kl_horizon: int = 10_000,
+        advantage: Advantage = "gae",
+        baseline: Baseline = "mean",
+        level: Level = "token",
+        loss_mean: LossMean = "tokens",
         samples_per_prompt: int = 1,
         epochs: int = 4,
         minibatch_size: int = 64,
@@ -105,11 +166,22 @@ class PPOModule(PolicyPhase):
         gamma: float = 1.0,
         lam: float = 0.95,
         clip_range: float = 0.2,
+        clip_range_high: float | None = None,
+        dual_clip: float | None = None,
         value_clip_range: float | None = 0.2,
         value_coef: float = 0.1,
-        whiten_advantages: bool = True,
-        missing_eos_score: float | None = None,
+        entropy_coef: float = 0.0,
+        target_kl: float | None = None,
+        whiten_rewards: bool = False,
+        whiten_advantages: bool | None = None,
+        shaping: ScoreShaping | None = None,
+        pretraining: PretrainingMix | None = None,
+        gold_reward: RewardSpec | None = None,
+        reward_timeout: float | None = None,
+        failed_rewards: Literal["stop", "skip"] = "stop",
+        critic_warmup: int = 0,
         critic_learning_rate: float | None = None,
+        lora: Lora | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -118,46 +190,92 @@ class PPOModule(PolicyPhase):
         seed: int | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
-        self.remember_arguments(model, *(["reward"] if not isinstance(reward, str | dict | list) else []))
+        lora = lora_settings(lora, dropout=False)
+        self.shaping = checked_settings(ScoreShaping, "shaping", shaping)
+        self.pretraining = checked_settings(PretrainingMix, "pretraining", pretraining)
+        # as plain values, which a checkpoint can hold
+        shaping, pretraining = (s and asdict(s) for s in (self.shaping, self.pretraining))  # type: ignore[assignment]
+        given = {"reward": reward, "gold_reward": gold_reward}
+        objects = [name for name, spec in given.items() if not isinstance(spec, str | dict | list | None)]
+        self.remember_arguments(model, *objects)
         check_argument("temperature", temperature, temperature > 0, "more than 0, since PPO samples")
         for name, number in (("samples_per_prompt", samples_per_prompt), ("epochs", epochs)):
             check_argument(name, number, number >= 1, "1 or more")
         check_argument("minibatch_size", minibatch_size, minibatch_size >= 1, "1 or more")
         check_argument("kl_coef", kl_coef, kl_coef >= 0, "0 or more")
-        check_argument("clip_range", clip_range, clip_range > 0, "more than 0")
-        check_argument(
-            "value_clip_range",
-            value_clip_range,
-            value_clip_range is None or value_clip_range > 0,
-            "more than 0",
-        )
-        for name, share in (("gamma", gamma), ("lam", lam)):
-            check_argument(name, share, 0 <= share <= 1, "0 to 1")
+        for name, value in (
+            ("kl_target", kl_target),
+            ("target_kl", target_kl),
+            ("reward_timeout", reward_timeout),
+        ):
+            check_argument(name, value, value is None or value > 0, "more than 0, or null")
+        check_argument("kl_horizon", kl_horizon, kl_horizon >= 1, "1 or more")
+        check_argument("critic_warmup", critic_warmup, critic_warmup >= 0, "0 or more")
         self.set_sampling(max_new_tokens, temperature, seed)
+        if whiten_advantages is None:
+            whiten_advantages = advantage not in GROUP_ADVANTAGES
+        self.credit = Credit(
+            advantage, baseline, level, kl_in, kl_estimator, gamma, lam, whiten_rewards, whiten_advantages
+        )
+        self.objective = PolicyObjective(
+            level,
+            loss_mean,
+            clip_range,
+            clip_range_high,
+            dual_clip,
+            value_clip_range,
+            value_coef,
+            entropy_coef,
+            kl_in,
+            kl_estimator,
+            max_new_tokens,
+        )
+        self._check_together(samples_per_prompt, critic_warmup)
         self.kl_coef = kl_coef
+        self.kl_target, self.kl_horizon = kl_target, kl_horizon
         self.samples_per_prompt = samples_per_prompt
         self.epochs = epochs
         self.minibatch_size = minibatch_size
-        self.gamma, self.lam = gamma, lam
-        self.clip_range, self.value_clip_range = clip_range, value_clip_range
-        self.value_coef = value_coef
-        self.whiten_advantages = whiten_advantages
-        self.missing_eos_score = missing_eos_score
+        self.target_kl = target_kl
+        self.failed_rewards = failed_rewards
+        self.critic_warmup = critic_warmup
         self.critic_learning_rate = critic_learning_rate
         self.seed = settled_seed(seed)
 
-        policy = PolicyNetwork(load_causal_lm(model, attention))
-        self.network = disable_dropout(ActorCritic(policy, _make_critic(critic, policy, attention)))
-        if reference is None:
-            self._reference = Frozen.copy_of(policy)
-        else:
-            self._reference = Frozen(PolicyNetwork(load_causal_lm(reference, attention)))
-            check_same_vocabulary("reference", self._reference.network.causal_lm, policy.causal_lm)
-        self.reward = build_reward(reward, self.tokenizer)
+        self.network, self.adapter = build_actor_critic(
+            model, critic, self.credit.wants_critic, attention, lora
+        )
+        self._reference = build_reference(reference, reference_storage, self.network, self.adapter, attention)
+        self.reward = build_reward(reward, self.tokenizer, reward_timeout)
+        self.gold_reward = (
+            None
+            if gold_reward is None
+            else build_reward(gold_reward, self.tokenizer, reward_timeout, "gold_reward")
+        )
+        self.pretraining_rows: PretrainingRows | None = None
         self.val_means = NamedMeans(VALIDATION_MEANS)
+        self._score_moments: Moments | None = None
+        self._observed_kl: list[float] | None = None
         self._rollout_metrics: dict[str, float] = {}
         self._rollout_ended = 0.0
         self._table: list[dict[str, Any]] = []
+        self._moved: list[Tensor] = []
+        self._skipping = False
+        self._skipped = 0
+
+    def _check_together(self, samples_per_prompt: int, critic_warmup: int) -> None:
+        """Refuse arguments that contradict one another."""
+        advantage = self.credit.advantage
+        if advantage in GROUP_ADVANTAGES and samples_per_prompt < 2:
+            raise ValueError(
+                f"model.samples_per_prompt: {advantage} compares the responses of a prompt; expected 2 or more, "
+                f"found {samples_per_prompt}."
+            )
+        if not self.credit.wants_critic and critic_warmup > 0:
+            raise ValueError(
+                f"model.critic_warmup: {advantage} has no critic. Leave it out, or take model.advantage gae, or "
+                "reinforce with model.baseline value."
+            )
 
     # --- the iteration: rollout -------------------------------------------------------------------------
 
@@ -170,45 +288,40 @@ class PPOModule(PolicyPhase):
         """
         return RolloutLoader(self, rows, batch_size, self.seed)
 
+    def on_rollout_start(self, iteration: int) -> None:
+        """What changes between iterations: β, a reference that moves, and the skipping of a stopped one."""
+        self._skipping, self._skipped, self._moved = False, 0, []
+        if self.kl_target is not None and self._observed_kl is not None:
+            observed, responses = self._observed_kl
+            self.kl_coef = adapted_kl_coef(
+                self.kl_coef, observed, self.kl_target, int(responses), self.kl_horizon
+            )
+        if isinstance(self._reference, MovingReference) and iteration > 0:
+            self._reference.advance(self.network.policy, iteration)
+
     def collect(self, rows: list[Row], iteration: int) -> Experience:
         """Sample, score, price and estimate advantages, over all ranks. Meant to be overridden."""
         started = time.perf_counter()
-        local = self._draw(self._request(rows, iteration))
-        experience = estimate_advantages(
-            join_ranks(local, self.trainer.world_size),
-            self.kl_coef,
-            self.gamma,
-            self.lam,
-            self.whiten_advantages,
-        )
-        self._rollout_metrics["time/rollout_seconds"] = time.perf_counter() - started
-        return experience
+        try:
+            local: Experience | RewardError = self._draw(
+                self._request(rows, iteration), self._report_progress
+            )
+        except RewardError as error:
+            local = error
+        experience = self._shaped(join_ranks(local, self.trainer.world_size))
+        self._rollout_metrics = {"time/rollout_seconds": time.perf_counter() - started}
+        return assign_credit(experience, self.credit, self.kl_coef)
 
     def score(self, completions: Completions) -> Tensor:
-        """Scores ``[N]`` of responses, all finite. Meant to be overridden."""
-        scores = finite_scores(self.reward, completions)
-        if self.missing_eos_score is None:
-            return scores
-        return torch.where(torch.tensor(completions.finished), scores, self.missing_eos_score)
+        """Scores ``[N]`` of responses; NaN where the reward failed and is skipped. Meant to be overridden."""
+        return score_completions(self.reward, completions, self.failed_rewards)
 
     def on_rollout_end(self, experience: Experience) -> None:
-        """Numbers of the rollout, logged at the end of the iteration. Meant to be extended."""
-        mask = experience.response_mask
-        kl = k1(experience.old_logprobs, experience.reference_logprobs).sum(1)
-        self._rollout_metrics |= {
-            "objective/kl": kl.mean().item(),
-            "objective/scores": experience.scores.mean().item(),
-            "objective/rlhf_reward": (experience.scores - self.kl_coef * kl).mean().item(),
-            "objective/entropy": masked_mean(experience.entropy, mask).item(),
-            "objective/kl_coef": self.kl_coef,
-            "rollout/response_length": mask.sum(1).float().mean().item(),
-            "rollout/eos_rate": 1.0 - experience.truncated.float().mean().item(),
-            "value/explained_variance": explained_variance(
-                experience.values, experience.returns, mask
-            ).item(),
-            "episodes": float((self.current_epoch + 1) * len(experience)),
-        }
-        self._table = self._describe(experience)
+        """Numbers of the rollout, logged at the end of the iteration. Runs once a rollout. Meant to be extended."""
+        self._rollout_metrics |= rollout_numbers(experience, self.kl_coef, self.credit.wants_critic)
+        self._rollout_metrics["episodes"] = float((self.current_epoch + 1) * len(experience))
+        self._table = rollout_table(experience, self.encoder, SHOWN)
+        self._observed_kl = [self._rollout_metrics["objective/kl"], float(len(experience))]
         self._rollout_ended = time.perf_counter()
 
     def _request(self, rows: list[Row], iteration: int) -> RolloutRequest:
@@ -220,27 +333,53 @@ class PPOModule(PolicyPhase):
         limit = getattr(self.datamodule, "max_prompt_tokens", None)
         encoded = {place: plant_tree(rows[place], encoder, limit)[0][0].prompt_ids for place in set(places)}
         keys = counter_key(self.seed, iteration, prompt, sample)
-        return RolloutRequest([rows[p] for p in places], [encoded[p] for p in places], keys)
+        return RolloutRequest([rows[p] for p in places], prompt, [encoded[p] for p in places], keys)
 
-    def _draw(self, request: RolloutRequest) -> Experience:
+    def _draw(
+        self, request: RolloutRequest, progress: Callable[[int, int], None] | None = None
+    ) -> Experience:
+        shares = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        gold_score = None
+        if self.gold_reward is not None:
+            gold_score = partial(score_completions, self.gold_reward, on_failure=self.failed_rewards)
         with self.trainer.precision_plugin.forward_context():
             return collect_rollout(
                 self.network,
                 self._reference,
                 self.score,
+                gold_score,
                 request,
                 self.sampling,
                 self.encoder,
-                max(
-                    1, self.minibatch_size // (self.trainer.world_size * self.trainer.accumulate_grad_batches)
-                ),
+                max(1, self.minibatch_size // shares),
                 self.device,
+                progress,
             )
+
+    def _shaped(self, experience: Experience) -> Experience:
+        if self.shaping is None:
+            return experience
+        scores = experience.scores.masked_fill(experience.failed, torch.nan)
+        lengths = experience.response_mask.sum(1)
+        shaped, self._score_moments = shape_scores(
+            scores,
+            experience.truncated,
+            lengths,
+            self.shaping,
+            self.sampling.max_new_tokens,
+            self._score_moments,
+        )
+        return replace(experience, shaped_scores=shaped.nan_to_num(0.0))
+
+    def _report_progress(self, done: int, total: int) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by its callback connector
+            if hasattr(callback, "on_rollout_progress"):
+                callback.on_rollout_progress(self.trainer, self, done, total)
 
     # --- the iteration: updates -------------------------------------------------------------------------
 
     def compute_loss(self, batch: ExperienceBatch) -> LossOutput:
-        """Clipped surrogate plus clipped value loss, summed over response tokens.
+        """The clipped surrogate with its further terms, summed over what it is a mean of.
 
         Raises:
             ValueError: the batch is no experience.
@@ -250,47 +389,98 @@ class PPOModule(PolicyPhase):
                 f"PPOModule trains on what it has drawn itself, found a batch of {type(batch).__name__}. Give it a "
                 "PromptDataModule, or a loader made by its rollout_loader(rows)."
             )
-        mask = batch.trees.response_grid_mask()
-        now = self.network(batch.trees, self.sampling.temperature)
-        policy_losses = clipped_policy_loss(
-            now.logprobs, batch.old_logprobs, batch.advantages, self.clip_range
+        now = self.network(
+            batch.trees, self.sampling.temperature, with_entropy=self.objective.entropy_coef != 0
         )
-        value_losses = clipped_value_loss(now.values, batch.values, batch.returns, self.value_clip_range)
-        total = masked_sum(policy_losses + self.value_coef * value_losses, mask)
-        logprobs, values = now.logprobs.detach(), now.values.detach()
-        metrics = {
-            "policy/loss": masked_mean(policy_losses.detach(), mask),
-            "policy/approx_kl": approximate_kl(logprobs, batch.old_logprobs, mask),
-            "policy/clip_fraction": clip_fraction(
-                logprobs, batch.old_logprobs, batch.advantages, mask, self.clip_range
-            ),
-            "policy/ratio": masked_mean((logprobs - batch.old_logprobs).exp(), mask),
-            "value/loss": masked_mean(value_losses.detach(), mask),
-        }
-        if self.value_clip_range is not None:
-            metrics["value/clip_fraction"] = value_clip_fraction(
-                values, batch.values, batch.returns, mask, self.value_clip_range
+        total, count, metrics = self.objective.loss(now, batch, self.kl_coef)
+        if self.target_kl is not None:
+            self._moved.append(log_ratio_moments(now, batch))
+        if batch.pretraining is not None and self.pretraining is not None:
+            mask = batch.pretraining.response_grid_mask()
+            logprobs = self.network(batch.pretraining, with_values=False).logprobs
+            total = total + self.pretraining.coef * batch.pretraining_scale * masked_sum(
+                sft_loss(logprobs, mask), mask
             )
-        return LossOutput(total, mask.sum(), metrics)
+            metrics["policy/pretraining_loss"] = masked_mean(-logprobs.detach(), mask)
+        return LossOutput(total, count, metrics)
 
     def training_step(self, batch: ExperienceBatch, batch_idx: int) -> Tensor:
+        if self._skipping:
+            self._skipped += 1
+            return self._no_loss()
         output = self.compute_loss(batch)
         loss = self.mean_loss(output, batch.trees.row_ids)
         self.log_training(output)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """One mean over the minibatch; then what is not to learn is left without a gradient: optimizers pass it by."""
+        super().on_before_optimizer_step(optimizer)
+        if self._moved and self.target_kl is not None:
+            moved = self._sum_over_ranks(torch.stack(self._moved).sum(0))
+            self._moved = []
+            if moved[0] > self.target_kl * moved[1]:
+                self._skipping, self._skipped = True, self._skipped + self.trainer.accumulate_grad_batches
+        if self._skipping:
+            _without_gradient(self.network.parameters())
+        elif self.current_epoch < self.critic_warmup:
+            _without_gradient(self.network.policy_parameters())
+
+    def _no_loss(self) -> Tensor:
+        """Zero, from every trained parameter, as strategies want it."""
+        return torch.stack([p.sum() * 0.0 for p in self.network.parameters() if p.requires_grad]).sum()
+
     def on_train_epoch_end(self) -> None:
         self._rollout_metrics["time/update_seconds"] = time.perf_counter() - self._rollout_ended
+        if self.target_kl is not None:
+            minibatches = self._skipped / self.trainer.accumulate_grad_batches
+            self._rollout_metrics["policy/skipped_minibatches"] = minibatches
         shown = {"objective/scores", "objective/kl"}
         for name, value in self._rollout_metrics.items():
             self.log(name, value, prog_bar=name in shown, sync_dist=True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Policy and critic, the latter at its own learning rate where one is given."""
-        critic: dict[str, Any] = {"params": list(self.network.critic.parameters()), "name": "critic"}
-        if self.critic_learning_rate is not None:
-            critic["lr"] = self.critic_learning_rate
-        return [{"params": list(self.network.policy.parameters()), "name": "policy"}, critic]
+        """Policy, and the critic where there is one, at its own learning rate where that is given."""
+        groups: list[dict[str, Any]] = [{"params": self.network.policy_parameters(), "name": "policy"}]
+        if self.credit.wants_critic:
+            critic: dict[str, Any] = {"params": self.network.critic_parameters(), "name": "critic"}
+            if self.critic_learning_rate is not None:
+                critic["lr"] = self.critic_learning_rate
+            groups.append(critic)
+        return groups
+
+    # --- what is resumed --------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.pretraining is not None:
+            self.pretraining_rows = PretrainingRows(self.pretraining, self.encoder, self.seed)
+            self.pretraining_rows.check_positions(self.network.policy.causal_lm.config)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the run knows beside its weights, as plain values."""
+        reference = self._reference if isinstance(self._reference, MovingReference) else None
+        checkpoint["ppo"] = {
+            "kl_coef": self.kl_coef,
+            "observed_kl": self._observed_kl,
+            "score_moments": None if self._score_moments is None else list(self._score_moments),
+            "reference": None if reference is None else reference.state_dict(),
+            "rollout_metrics": dict(self._rollout_metrics),
+            "table": [dict(row) for row in self._table],
+            "skipping": self._skipping,
+            "skipped": self._skipped,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["ppo"]
+        if self.kl_target is not None:  # a fixed one is the config's, which wins
+            self.kl_coef, self._observed_kl = state["kl_coef"], state["observed_kl"]
+        self._score_moments = None if state["score_moments"] is None else Moments(*state["score_moments"])
+        if isinstance(self._reference, MovingReference) and state["reference"] is not None:
+            self._reference.load_state_dict(state["reference"])
+        self._rollout_metrics = dict(state["rollout_metrics"])
+        self._table = [dict(row) for row in state["table"]]
+        self._skipping, self._skipped = state["skipping"], state["skipped"]
 
     # --- validation, samples, export --------------------------------------------------------------------
 
@@ -299,10 +489,14 @@ class PPOModule(PolicyPhase):
         all_rows = self.datamodule.rows("test" if self.trainer.testing else "val")
         rows = [all_rows[index] for index in batch.row_indices.tolist()]
         keys = counter_key(self.seed, -1, batch.row_indices.cpu())
-        experience = self._draw(RolloutRequest(rows, prompts_of(batch), keys))
-        kl = k1(experience.old_logprobs, experience.reference_logprobs).sum(1)
-        self.val_means.update("val/objective/scores", experience.scores)
-        self.val_means.update("val/objective/kl", kl)
+        experience = self._draw(RolloutRequest(rows, torch.arange(len(rows)), prompts_of(batch), keys))
+        counted = ~experience.failed
+        self.val_means.update("val/objective/scores", experience.scores[counted])
+        if self.gold_reward is not None:
+            self.val_means.update(
+                "val/objective/gold", experience.gold_scores[~experience.gold_scores.isnan()]
+            )
+        self.val_means.update("val/objective/kl", sequence_kl(experience))
         self.val_means.update("val/rollout/response_length", experience.response_mask.sum(1).float())
         self.val_means.update("val/rollout/eos_rate", (~experience.truncated).float())
 
@@ -321,32 +515,14 @@ class PPOModule(PolicyPhase):
         """The first responses of the last rollout."""
         return self._table or None
 
-    def _describe(self, experience: Experience) -> list[dict[str, Any]]:
-        kl = k1(experience.old_logprobs, experience.reference_logprobs).sum(1)
-        return [
-            {
-                "prompt": self.encoder.decode(experience.prompt_ids[i]),
-                "response": self.encoder.decode(experience.response_ids[i]),
-                "score": round(experience.scores[i].item(), 3),
-                "kl": round(kl[i].item(), 3),
-                "finished": not bool(experience.truncated[i]),
-            }
-            for i in range(min(SHOWN, len(experience)))
-        ]
-
     def frozen(self) -> list[Movable]:
-        return [self._reference, self.reward]
+        return [self._reference, self.reward, *([] if self.gold_reward is None else [self.gold_reward])]
 
     def export(self, directory: str | Path) -> None:
         """Write the policy as ``AutoModelForCausalLM`` loads it; the critic stays in the checkpoint."""
-        export_policy(self.network.policy, self.tokenizer_to_export(), directory)
+        export_policy(self.network.policy, self.tokenizer_to_export(), directory, self.adapter)
 
 
-def _make_critic(critic: str | None, policy: PolicyNetwork, attention: Attention) -> ScorerNetwork:
-    if critic is not None:
-        loaded = load_scorer(critic, attention=attention)
-        check_same_vocabulary("critic", loaded.trunk, policy.causal_lm)
-        return loaded
-    network = ScorerNetwork(copy.deepcopy(policy.causal_lm.base_model))
-    network.zero_head()
-    return network
+def _without_gradient(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None

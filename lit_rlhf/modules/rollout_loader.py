@@ -10,12 +10,14 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.ops.noise import seed_from
-from lit_rlhf.records import Experience, ExperienceBatch, Row
+from lit_rlhf.records import Experience, ExperienceBatch, Row, Tree
 from lit_rlhf.rollout.experience import experience_state, training_batch
 
 if TYPE_CHECKING:
@@ -74,14 +76,15 @@ class RolloutLoader:
         if self._resumed is not None:
             (self._experience, start), self._resumed = self._resumed, None
         else:
+            self.module.on_rollout_start(iteration)
             self._experience, start = self.module.collect(self.prompts(iteration), iteration), 0
+            self.module.on_rollout_end(self._experience)
         experience = self._experience
-        self.module.on_rollout_end(experience)
-        for position, indices in enumerate(self._plan(iteration)):
+        for position, (indices, pretraining) in enumerate(self._plan(experience, iteration)):
             if position < start:
                 continue
             self._position = position + 1
-            yield training_batch(experience, indices)
+            yield replace(training_batch(experience, indices), **pretraining)
 
     def prompts(self, iteration: int) -> list[Row]:
         """The iteration's prompts: the file is gone through in a new order each time round."""
@@ -94,15 +97,36 @@ class RolloutLoader:
     def _order(self, times_round: int) -> list[int]:
         return _permutation(len(self.rows), self.seed, times_round)
 
-    def _plan(self, iteration: int) -> Iterator[list[int]]:
-        """This rank's share of every micro-batch, in order."""
+    def _plan(self, experience: Experience, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """This rank's share of every micro-batch, in order: responses, and fields of the pretraining mix."""
         rank, world = self.module.trainer.global_rank, self.module.trainer.world_size
+        minibatches = math.ceil(self.num_responses / self.module.minibatch_size)
         for epoch in range(self.module.epochs):
             order = _permutation(self.num_responses, self.seed, iteration, epoch)
-            for start in range(0, len(order), self.module.minibatch_size):
-                minibatch = order[start : start + self.module.minibatch_size]
+            for number in range(minibatches):
+                size = self.module.minibatch_size
+                minibatch = order[number * size : (number + 1) * size]
+                update = (iteration * self.module.epochs + epoch) * minibatches + number
+                mix = self._pretraining(experience, minibatch, update)
                 for step in range(self.module.trainer.accumulate_grad_batches):
-                    yield minibatch[step * world + rank :: self.shares]
+                    share = slice(step * world + rank, None, self.shares)
+                    yield minibatch[share], self._share_of(mix, share)
+
+    def _pretraining(
+        self, experience: Experience, minibatch: list[int], update: int
+    ) -> tuple[list[Tree], float] | None:
+        """The minibatch's pretraining rows, and what puts their summed loss on the scale of its own."""
+        if self.module.pretraining_rows is None:
+            return None
+        trees = self.module.pretraining_rows.trees_of(update)
+        tokens = sum(sum(mask) for tree in trees for mask in tree.response_masks)
+        return trees, self.module.objective.counted_items(experience, minibatch) / tokens
+
+    @staticmethod
+    def _share_of(mix: tuple[list[Tree], float] | None, share: slice) -> dict[str, Any]:
+        if mix is None or not mix[0][share]:
+            return {}
+        return {"pretraining": pack_trees(mix[0][share]), "pretraining_scale": mix[1]}
 
     def _check_sizes(self) -> None:
         ragged = self.num_responses % self.module.minibatch_size

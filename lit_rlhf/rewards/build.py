@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,27 +15,51 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.models.loading import looks_local
 from lit_rlhf.rewards.ensemble import Ensemble
-from lit_rlhf.rewards.function import FunctionReward
+from lit_rlhf.rewards.function import FunctionReward, ObjectReward
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.protocol import Completions, Reward, RewardError
+from lit_rlhf.rewards.scoring import (
+    Failure,
+    PartialReward,
+    Scoring,
+    describe_failures,
+    join_parts,
+    raise_failure,
+)
+
+log = logging.getLogger(__name__)
 
 RewardSpec = str | dict[str, Any] | list[dict[str, Any]] | Callable[..., Any]
 
+_DOES_NOT_APPLY = Failure(
+    "The reward gave no score (None, which counts only beside another reward that applies)"
+)
 
-class WeightedSum:
+
+class WeightedSum(PartialReward):
     """Σ weight·score over several rewards; a reward that does not apply to a response adds nothing there.
+
+    Async functions among them run at the same time, beside the others.
 
     Args:
         rewards: the parts with their weights.
     """
 
-    def __init__(self, rewards: list[tuple[Reward, float]]) -> None:
+    def __init__(self, rewards: Sequence[tuple[PartialReward, float]]) -> None:
         self.rewards = rewards
 
-    def score(self, completions: Completions) -> Tensor:
-        """Scores ``[N]``; NaN where no part applies."""
-        parts = torch.stack([weight * reward.score(completions) for reward, weight in self.rewards])
-        return torch.where(parts.isnan().all(0), torch.nan, parts.nan_to_num(0.0).sum(0))
+    def begin(self, completions: Completions, thorough: bool) -> Callable[[], Scoring]:
+        """See :meth:`PartialReward.begin`; NaN where no part applies, or one failed."""
+        begun = [reward.begin(completions, thorough) for reward, _ in self.rewards]
+
+        def finish() -> Scoring:
+            scores, failures = join_parts(begun, thorough)
+            parts = scores * torch.tensor([weight for _, weight in self.rewards][: scores.shape[1]])
+            total = torch.where(parts.isnan().all(1), torch.nan, parts.nan_to_num(0.0).sum(1))
+            total[list(failures)] = torch.nan
+            return Scoring(total, failures)
+
+        return finish
 
     def to(self, device: torch.device | str) -> WeightedSum:
         for reward, _ in self.rewards:
@@ -41,80 +67,147 @@ class WeightedSum:
         return self
 
 
-def build_reward(spec: RewardSpec, policy_tokenizer: PreTrainedTokenizerBase) -> Reward:
+def build_reward(
+    spec: RewardSpec,
+    policy_tokenizer: PreTrainedTokenizerBase,
+    timeout: float | None = None,
+    key: str = "reward",
+) -> PartialReward:
     """The reward that `spec` names.
 
     Args:
         spec: a folder or hub name of a reward model; a dotted path to a function or class;
             ``{class_path, init_args}``; ``{ensemble, combine, k}``, see :class:`lit_rlhf.rewards.ensemble.Ensemble`;
-            a list of ``{reward, weight}``; from Python also a callable.
+            a list of ``{reward, weight}``; from Python also a callable, or an object with a `score`.
         policy_tokenizer: the tokenizer that the responses are sampled with.
+        timeout: seconds that a call of a function may take; None = as long as it likes. Models have no limit.
+        key: what the config calls it, for errors.
+
     Raises:
-        ValueError: the spec is none of these, or names nothing that can be imported.
+        ValueError: the spec is none of these, or names nothing that can be imported; or a timeout of no seconds.
     """
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"model.reward_timeout: expected more than 0 seconds, found {timeout}.")
+    return _build(spec, policy_tokenizer, timeout, key)
+
+
+def score_completions(
+    reward: Reward, completions: Completions, on_failure: Literal["stop", "skip"] = "stop"
+) -> Tensor:
+    """The reward's scores ``[N]`` in fp32 on the CPU, finite but for NaN where it failed and that is to be skipped.
+
+    It failed on a response where it raised (also when asked for it alone), gave something else than a finite number,
+    or took too long; and where it said that it does not apply, with nothing beside it that does.
+
+    Args:
+        reward: from :func:`build_reward`, or any object with a `score`.
+        completions: the responses.
+        on_failure: ``stop`` raises; ``skip`` gives NaN there, and logs how many and the first reason.
+
+    Raises:
+        RewardError: the reward failed and `on_failure` is ``stop``, or it is not what a reward has to be; the message
+            names the reward, the prompt and what to do.
+    """
+    thorough = on_failure == "skip"
+    scoring = _as_reward(reward, None).begin(completions, thorough)()
+    for place in scoring.scores.isnan().nonzero().flatten().tolist():
+        scoring.failures.setdefault(place, _DOES_NOT_APPLY)
+    if not scoring.failures:
+        return scoring.scores
+    if not thorough:
+        raise_failure(scoring, completions)
+    log.warning(
+        "%d of %d responses have no score and are left out. %s",
+        len(scoring.failures),
+        len(completions),
+        describe_failures(scoring, completions),
+    )
+    return scoring.scores
+
+
+def refuse_if_all_failed(failed: Tensor) -> None:
+    """Stop where a rollout has no score at all: there is nothing to learn from, and what failed will fail again.
+
+    Args:
+        failed: of all ranks' responses. Bool ``[N]``.
+
+    Raises:
+        RewardError: all are True.
+    """
+    if bool(failed.all()):
+        raise RewardError(
+            f"The reward failed on all {len(failed)} responses of the rollout; the log says why. Mend the reward, and "
+            "continue from the last checkpoint."
+        )
+
+
+def _build(
+    spec: RewardSpec, tokenizer: PreTrainedTokenizerBase, timeout: float | None, key: str
+) -> PartialReward:
     if isinstance(spec, list):
-        return WeightedSum([_weighted(part, policy_tokenizer) for part in spec])
+        if not spec:
+            raise ValueError(f"model.{key}: expected at least one {{reward, weight}}, found an empty list.")
+        return WeightedSum(
+            [_weighted(part, tokenizer, timeout, f"{key}[{place}]") for place, part in enumerate(spec)]
+        )
     if isinstance(spec, dict):
         if "ensemble" in spec:
-            return _ensemble(spec, policy_tokenizer)
+            return _ensemble(spec, tokenizer, timeout, key)
         if "class_path" not in spec:
             raise ValueError(
-                f"reward: expected a mapping with class_path or ensemble, found the keys {sorted(spec)}."
+                f"model.{key}: expected a mapping with class_path or ensemble, found the keys {sorted(spec)}."
             )
-        return _as_reward(_import(spec["class_path"])(**spec.get("init_args", {})), spec["class_path"])
+        made = _import(spec["class_path"], key)(**spec.get("init_args", {}))
+        return _as_reward(made, spec["class_path"], timeout)
     if not isinstance(spec, str):
-        return _as_reward(spec)
+        return _as_reward(spec, None, timeout)
     if looks_local(spec) or "/" in spec or Path(spec).is_dir():
-        return ModelReward(spec, policy_tokenizer)
-    found = _import(spec)
-    return _as_reward(found() if isinstance(found, type) else found, spec)
+        return ModelReward(spec, tokenizer)
+    found = _import(spec, key)
+    return _as_reward(found() if isinstance(found, type) else found, spec, timeout)
 
 
-def finite_scores(reward: Reward, completions: Completions) -> Tensor:
-    """The reward's scores ``[N]``, all finite.
-
-    Raises:
-        RewardError: a response has no finite score; the message names its prompt.
-    """
-    scores = reward.score(completions).float().cpu()
-    bad = (~scores.isfinite()).nonzero().flatten().tolist()
-    if bad:
-        first = bad[0]
-        raise RewardError(
-            f"The reward gave {scores[first].item()} for {len(bad)} of {len(scores)} responses, first for prompt "
-            f"{completions.prompt_names[first]} (response {completions.texts[first][:60]!r}). "
-            "Every response needs a finite score; a function's None counts only beside another reward."
-        )
-    return scores
-
-
-def _as_reward(made: Any, name: str | None = None) -> Reward:
+def _as_reward(made: Any, name: str | None, timeout: float | None = None) -> PartialReward:
     """What has a `score` is a reward already; anything else is called."""
-    return made if hasattr(made, "score") else FunctionReward(made, name)
+    if isinstance(made, PartialReward):
+        return made
+    return ObjectReward(made, timeout) if hasattr(made, "score") else FunctionReward(made, name, timeout)
 
 
-def _weighted(part: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[Reward, float]:
-    if set(part) - {"reward", "weight"} or "reward" not in part:
-        raise ValueError(f"reward: expected entries of {{reward, weight}}, found the keys {sorted(part)}.")
-    return build_reward(part["reward"], tokenizer), float(part.get("weight", 1.0))
+def _weighted(
+    part: dict[str, Any], tokenizer: PreTrainedTokenizerBase, timeout: float | None, key: str
+) -> tuple[PartialReward, float]:
+    if not isinstance(part, dict) or set(part) - {"reward", "weight"} or "reward" not in part:
+        found = f"the keys {sorted(part)}" if isinstance(part, dict) else repr(part)
+        raise ValueError(f"model.{key}: expected entries of {{reward, weight}}, found {found}.")
+    weight = part.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise ValueError(f"model.{key}.weight: expected a finite number, found {weight!r}.")
+    return _build(part["reward"], tokenizer, timeout, f"{key}.reward"), float(weight)
 
 
-def _ensemble(spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Ensemble:
+def _ensemble(
+    spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, timeout: float | None, key: str
+) -> Ensemble:
     unknown, names = sorted(set(spec) - {"ensemble", "combine", "k"}), spec["ensemble"]
     if unknown:
-        raise ValueError(f"reward: expected the keys ensemble, combine, k, found {', '.join(unknown)} too.")
+        raise ValueError(
+            f"model.{key}: expected the keys ensemble, combine, k, found {', '.join(unknown)} too."
+        )
     if not isinstance(names, list) or len(names) < 2:
-        raise ValueError(f"reward.ensemble: expected a list of at least two reward models, found {names!r}.")
-    members = [build_reward(name, tokenizer) for name in names]
-    return Ensemble(members, spec.get("combine", "mean"), spec.get("k", 1.0))
+        raise ValueError(
+            f"model.{key}.ensemble: expected a list of at least two reward models, found {names!r}."
+        )
+    members = [_build(name, tokenizer, timeout, f"{key}.ensemble[{n}]") for n, name in enumerate(names)]
+    return Ensemble(members, spec.get("combine", "mean"), spec.get("k", 1.0), key)
 
 
-def _import(path: str) -> Any:
+def _import(path: str, key: str) -> Any:
     module_name, _, attribute = path.rpartition(".")
     try:
         return getattr(import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"reward: {path!r} is neither a folder here nor a dotted path that can be imported ({error}). "
+            f"model.{key}: {path!r} is neither a folder here nor a dotted path that can be imported ({error}). "
             "A function's path looks like my_package.my_module.my_function, in the current folder or on PYTHONPATH."
         ) from error

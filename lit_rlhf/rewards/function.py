@@ -1,80 +1,198 @@
-"""A reward that is a Python function with TRL's signature."""
+"""Rewards in Python: functions with TRL's signature, and objects with a `score` of their own."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_rlhf.records import Prompt
-from lit_rlhf.rewards.protocol import Completions, RewardError
+from lit_rlhf.rewards.calls import OutOfTimeError, begin_call
+from lit_rlhf.rewards.protocol import BrokenRewardError, Completions, Reward
+from lit_rlhf.rewards.scoring import Failure, PartialReward, Scoring, ask_in_halves
 
-RewardFunction = Callable[..., Sequence[float | None]]
+RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
 
 RESERVED = {"prompts", "completions", "completion_ids", "finished"}
 """Arguments that every reward function gets."""
 
+TRAINER_OF_TRL = {"trainer_state", "log_extra", "log_metric", "environments"}
+"""Arguments of TRL's that stand for its trainer, which is not here."""
 
-class FunctionReward:
-    """Calls ``function(prompts, completions, **columns) -> list[float | None]``.
+
+class FunctionReward(PartialReward):
+    """Calls ``function(prompts, completions, **columns) -> list[float | None]``, as TRL does.
 
     `prompts` and `completions` are lists of strings; where the prompt is a conversation, the completion is
     ``[{"role": "assistant", "content": ...}]``. `columns` hold every other field of the prompt file, and
     `completion_ids` and `finished` (whether the response ended with its EOS). A None score means "does not
     apply".
 
+    A function that raises is asked again for each half of the responses, and so on, to find those that it fails on;
+    one that is out of time is not. A plain function that hangs is left in its thread, which nobody can kill, but which
+    does not keep the process from ending.
+
     Args:
-        function: the callable.
+        function: the callable; a coroutine function, or an object with an async ``__call__``, is awaited.
         name: what to call it in errors.
+        timeout: seconds that a call may take; None = as long as it likes.
+
+    Raises:
+        ValueError: the function cannot do without an argument that only TRL's trainer could give.
     """
 
-    def __init__(self, function: RewardFunction, name: str | None = None) -> None:
+    def __init__(
+        self, function: RewardFunction, name: str | None = None, timeout: float | None = None
+    ) -> None:
         self.function = function
-        self.name = name or getattr(function, "__qualname__", type(function).__name__)
+        self.name: str = name or getattr(function, "__qualname__", type(function).__name__)
+        self.timeout = timeout
+        wanted = sorted(TRAINER_OF_TRL & _required_arguments(function))
+        if wanted:
+            raise ValueError(
+                f"Reward {self.name} takes {wanted[0]}, which TRL's trainer gives and which there is not here. Give "
+                f"the argument a default, such as {wanted[0]}=None, and do without it."
+            )
 
-    def score(self, completions: Completions) -> Tensor:
-        """Scores ``[N]``; NaN where the function gave None.
+    def begin(self, completions: Completions, thorough: bool) -> Callable[[], Scoring]:
+        """See :meth:`PartialReward.begin`; an async function is under way from here on.
 
         Raises:
-            RewardError: a field of the prompt file has a reserved name, the function raised, gave another
-                number of scores, or one that is not finite.
+            BrokenRewardError: a field of the prompt file has a reserved name; on waiting, the function gave another
+                number of scores than it was asked for.
         """
         taken = sorted(RESERVED & set(completions.columns))
         if taken:
-            raise RewardError(
+            raise BrokenRewardError(
                 f"Reward {self.name}: the prompt file's field {taken[0]!r} has the name of an argument that every "
                 f"reward function gets ({', '.join(sorted(RESERVED))}). Rename the field."
             )
-        columns: dict[str, list[Any]] = {
-            **completions.columns,
-            "completion_ids": completions.response_ids,
-            "finished": completions.finished,
-        }
+        return _begin_asking(self, completions, thorough)
+
+    def begin_call(self, completions: Completions) -> Callable[[], Any]:
         texts = [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for prompt, text in zip(completions.prompts, completions.texts, strict=True)
         ]
+        arguments: dict[str, Any] = {
+            **completions.columns,
+            "prompts": completions.prompts,
+            "completions": texts,
+            "completion_ids": completions.response_ids,
+            "finished": completions.finished,
+        }
+        return begin_call(self.function, arguments, self.timeout)
+
+    def read(self, given: Any, completions: Completions) -> Scoring:
+        values = self._listed(given, len(completions))
+        numbers, failures = [], {}
+        for place, value in enumerate(values):
+            number = _number(value)
+            if number is None:
+                failures[place] = Failure(
+                    f"Reward {self.name}: expected a finite number or None, found {value!r}"
+                )
+            numbers.append(math.nan if number is None else number)
+        return Scoring(torch.tensor(numbers), failures)
+
+    def _listed(self, given: Any, count: int) -> list[Any]:
+        if isinstance(given, Tensor):
+            given = given.detach().tolist()
         try:
-            given = list(self.function(prompts=completions.prompts, completions=texts, **columns))
-        except Exception as error:
-            raise RewardError(f"Reward {self.name} raised {type(error).__name__}: {error}") from error
-        if len(given) != len(texts):
-            raise RewardError(f"Reward {self.name}: expected {len(texts)} scores, found {len(given)}.")
-        for value, name, prompt, text in zip(
-            given, completions.prompt_names, completions.prompts, texts, strict=True
-        ):
-            self._check(value, name, prompt, text)
-        return torch.tensor([math.nan if value is None else float(value) for value in given])
-
-    def _check(self, value: object, name: str, prompt: Prompt, text: object) -> None:
-        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise RewardError(
-                f"Reward {self.name}: expected a finite number or None, found {value!r} "
-                f"for prompt {name} ({str(prompt)[-60:]!r}, response {str(text)[:60]!r})."
+            values = None if isinstance(given, str | dict) else list(given)
+        except TypeError:
+            values = None
+        if values is None:
+            raise BrokenRewardError(
+                f"Reward {self.name}: expected a list of {count} scores, found {type(given).__name__}."
             )
+        if len(values) != count:
+            raise BrokenRewardError(
+                f"Reward {self.name}: expected {count} scores, found {len(values)}. A reward function returns one "
+                "score for each response, None where it does not apply."
+            )
+        return values
 
-    def to(self, device: torch.device | str) -> FunctionReward:
+
+class ObjectReward(PartialReward):
+    """An object with ``score(completions) -> Tensor [N]``, plain or async, and ``to(device)``.
+
+    A score that is not finite is a failure; to say "does not apply" takes a function, and None.
+
+    Args:
+        held: the object.
+        timeout: seconds that a call may take; None = as long as it likes.
+    """
+
+    def __init__(self, held: Reward, timeout: float | None = None) -> None:
+        self.held = held
+        self.name = type(held).__name__
+        self.timeout = timeout
+
+    def begin(self, completions: Completions, thorough: bool) -> Callable[[], Scoring]:
+        """See :meth:`PartialReward.begin`."""
+        return _begin_asking(self, completions, thorough)
+
+    def begin_call(self, completions: Completions) -> Callable[[], Any]:
+        return begin_call(self.held.score, {"completions": completions}, self.timeout)
+
+    def read(self, given: Any, completions: Completions) -> Scoring:
+        if not isinstance(given, Tensor) or given.shape != (len(completions),):
+            found = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise BrokenRewardError(
+                f"Reward {self.name}: expected a tensor of {len(completions)} scores, found {found}."
+            )
+        return finite_or_failed(self.name, given)
+
+    def to(self, device: torch.device | str) -> ObjectReward:
+        self.held.to(device)
         return self
+
+
+def finite_or_failed(name: str, scores: Tensor) -> Scoring:
+    """The scores ``[N]`` of a reward that applies to every response: what is not finite is a failure."""
+    scores = scores.detach().float().cpu()
+    bad = (~scores.isfinite()).nonzero().flatten().tolist()
+    failures = {place: Failure(f"Reward {name} gave {scores[place].item()}") for place in bad}
+    return Scoring(scores.masked_fill(~scores.isfinite(), torch.nan), failures)
+
+
+def _begin_asking(
+    reward: FunctionReward | ObjectReward, completions: Completions, thorough: bool
+) -> Callable[[], Scoring]:
+    """Call for all responses at once, and where that raises for parts of them, see :func:`ask_in_halves`."""
+    begun = reward.begin_call(completions)
+
+    def ask(part: Completions) -> Scoring:
+        wait = begun if part is completions else reward.begin_call(part)
+        try:
+            return reward.read(wait(), part)
+        except OutOfTimeError:
+            why = f"Reward {reward.name} took more than {reward.timeout:g} seconds (model.reward_timeout)"
+            return Scoring.nothing(len(part), Failure(why))
+
+    return lambda: ask_in_halves(reward.name, ask, completions, thorough)
+
+
+def _number(value: Any) -> float | None:
+    """The value as a number, NaN for None; None where it is no finite number."""
+    if value is None:
+        return math.nan
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        number = float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _required_arguments(function: Callable[..., Any]) -> set[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-in ones have none
+        return set()
+    return {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}

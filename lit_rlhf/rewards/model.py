@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
+from lit_rlhf.data.lengths import sequence_tokens
+from lit_rlhf.data.tokenization import TextEncoder, TokenizationError, load_tokenizer
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
 from lit_rlhf.records import Prompt, Tree
+from lit_rlhf.rewards.function import finite_or_failed
 from lit_rlhf.rewards.protocol import Completions
+from lit_rlhf.rewards.scoring import Failure, PartialReward, Scoring, raise_failure
 
 
-class ModelReward:
+class ModelReward(PartialReward):
     """Scores with a reward export, in batches of one size.
 
     Where the reward model's tokenizer is the policy's, the policy's own ids are scored; else the texts meet
@@ -42,39 +45,75 @@ class ModelReward:
             tokenizer = (
                 load_tokenizer(resolve_model_name(model)) if isinstance(model, str) else policy_tokenizer
             )
-        self.network = Frozen(model if isinstance(model, nn.Module) else load_scorer(model))
+        self.name = model if isinstance(model, str) else type(model).__name__
+        scorer = model if isinstance(model, ScorerNetwork) else load_scorer(model)
+        self.network = Frozen(scorer)
         self.encoder = TextEncoder(tokenizer)
         self.shares_ids = tokenizer.get_vocab() == policy_tokenizer.get_vocab()
+        config = scorer.trunk.config.get_text_config()
+        rotary = getattr(config, "rope_parameters", None) is not None
+        self.positions: int | None = None if rotary else getattr(config, "max_position_embeddings", None)
+        """Tokens that its table of positions holds; None where there is no table."""
         self.batch_size = batch_size
         self.device: torch.device | str = "cpu"
 
-    def score(self, completions: Completions) -> Tensor:
-        """Scores ``[N]``, read at the last token of each response."""
-        trees = self._trees(completions)
-        return score_trees(self.network, trees, self.batch_size, self.device)
+    def begin(self, completions: Completions, thorough: bool) -> Callable[[], Scoring]:
+        """See :meth:`PartialReward.begin`; scores are read at the last token of each response.
+
+        A response fails that its tokenizer cannot render, that is longer than the model's table of positions, or
+        whose score is not finite.
+        """
+        return lambda: self._read(completions, self.network)
 
     def disagreement(self, completions: Completions) -> Tensor:
-        """Standard deviation of each response's score over the model's components ``[N]``; 0 with one head."""
+        """Standard deviation of each response's score over the model's components ``[N]``; 0 with one head.
+
+        Raises:
+            RewardError: a response cannot be scored.
+        """
         scorer = self.network.network
         assert isinstance(scorer, ScorerNetwork)
-        return score_trees(
-            lambda trees: scorer.forward_with_disagreement(trees)[1],
-            self._trees(completions),
-            self.batch_size,
-            self.device,
-        )
+        scoring = self._read(completions, lambda trees: scorer.forward_with_disagreement(trees)[1])
+        if scoring.failures:
+            raise_failure(scoring, completions)
+        return scoring.scores
 
-    def _trees(self, completions: Completions) -> list[Tree]:
-        if self.shares_ids:
-            pairs = list(zip(completions.prompt_ids, completions.response_ids, strict=True))
-        else:
-            pairs = [
-                (self.encoder.prompt_ids(prompt), self._response_ids(prompt, text, finished))
-                for prompt, text, finished in zip(
-                    completions.prompts, completions.texts, completions.finished, strict=True
+    def _read(self, completions: Completions, network: Callable[..., Tensor]) -> Scoring:
+        """One number a response, from `network`."""
+        trees, failures = self._trees(completions)
+        scores = torch.full((len(completions),), torch.nan)
+        if trees:
+            places = list(trees)
+            numbers = score_trees(network, list(trees.values()), self.batch_size, self.device)
+            read = finite_or_failed(self.name, numbers)
+            scores[places] = read.scores
+            failures |= {places[place]: failure for place, failure in read.failures.items()}
+        return Scoring(scores, failures)
+
+    def _trees(self, completions: Completions) -> tuple[dict[int, Tree], dict[int, Failure]]:
+        """By response: its tokens, or why there are none that the model could read."""
+        trees: dict[int, Tree] = {}
+        failures: dict[int, Failure] = {}
+        for place in range(len(completions)):
+            try:
+                prompt, response = self._ids(completions, place)
+            except TokenizationError as error:
+                failures[place] = Failure(f"Reward {self.name} cannot read it: {error},", error)
+                continue
+            tree = Tree(prompt, [response], [[True] * len(response)])
+            if self.positions is not None and sequence_tokens(tree) > self.positions:
+                failures[place] = Failure(
+                    f"Reward {self.name} has {self.positions} positions, too few for {sequence_tokens(tree)} tokens"
                 )
-            ]
-        return [Tree(prompt, [response], [[True] * len(response)]) for prompt, response in pairs]
+            else:
+                trees[place] = tree
+        return trees, failures
+
+    def _ids(self, completions: Completions, place: int) -> tuple[list[int], list[int]]:
+        if self.shares_ids:
+            return completions.prompt_ids[place], completions.response_ids[place]
+        prompt, text = completions.prompts[place], completions.texts[place]
+        return self.encoder.prompt_ids(prompt), self._response_ids(prompt, text, completions.finished[place])
 
     def _response_ids(self, prompt: Prompt, text: str, finished: bool) -> list[int]:
         """The response in the reward model's own tokens; one that was cut off has no EOS here either."""

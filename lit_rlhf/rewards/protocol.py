@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -30,9 +31,29 @@ class Completions:
     columns: dict[str, list[Any]] = field(default_factory=dict)
     """Every other field of the prompt rows, N values each."""
 
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, places: Sequence[int]) -> Completions:
+        """The responses at `places`, in that order."""
+
+        def at(values: list[Any]) -> list[Any]:
+            return [values[place] for place in places]
+
+        return replace(
+            self,
+            prompts=at(self.prompts),
+            texts=at(self.texts),
+            prompt_ids=at(self.prompt_ids),
+            response_ids=at(self.response_ids),
+            finished=at(self.finished),
+            prompt_names=at(self.prompt_names),
+            columns={name: at(values) for name, values in self.columns.items()},
+        )
+
 
 class Reward(Protocol):
-    """Scores ``[N]`` in fp32 for N responses."""
+    """Scores ``[N]`` in fp32 for N responses, all finite; raises where it cannot."""
 
     def score(self, completions: Completions) -> Tensor: ...
 
@@ -43,3 +64,7 @@ class Reward(Protocol):
 
 class RewardError(RuntimeError):
     """A reward failed or gave a number that is none; the message names the prompt."""
+
+
+class BrokenRewardError(RewardError):
+    """A reward is not what a reward has to be, whatever it is asked: nothing that could be skipped."""

@@ -24,6 +24,8 @@ class RolloutRequest:
     """The responses that one rank is to draw: one entry for each."""
 
     rows: list[Row]
+    prompt_index: Tensor
+    """Long ``[N]``: which of the iteration's prompts each is for."""
     prompt_ids: list[list[int]]
     keys: Tensor
     """Long ``[N]``, see :func:`lit_rlhf.ops.noise.counter_key`."""
@@ -49,28 +51,36 @@ def collect_rollout(
     network: ActorCritic,
     reference: Callable[..., Any],
     score: Callable[[Completions], Tensor],
+    gold_score: Callable[[Completions], Tensor] | None,
     request: RolloutRequest,
     settings: SamplingSettings,
     encoder: TextEncoder,
     batch_size: int,
     device: torch.device | str,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Experience:
-    """This rank's responses with everything but rewards and advantages, which need all ranks.
+    """This rank's responses with everything but shaped scores, rewards and advantages, which need all ranks.
 
     Args:
         network: policy and critic, an :class:`ActorCritic`.
         reference: the frozen policy that the KL price is measured against.
-        score: completions to scores ``[N]``.
+        score: completions to scores ``[N]``, NaN where the reward failed.
+        gold_score: the same of the gold reward, if there is one.
         request: what to draw.
         settings: how to draw; log-probabilities are taken at the same temperature.
         encoder: decodes responses for the reward.
         batch_size: responses in one forward of the networks.
         device: where the networks are.
+        progress: told how many responses are finished, of how many.
     """
     sampled = sample_responses(
-        network, request.prompt_ids, settings, request.keys, encoder.eos_token_id, device
+        network, request.prompt_ids, settings, request.keys, encoder.eos_token_id, device, progress
     )
-    scores = score(describe_completions(request, sampled, encoder))
+    completions = describe_completions(request, sampled, encoder)
+    scores = score(completions)
+    failed = scores.isnan()
+    no_gold = torch.full_like(scores, torch.nan)
+    gold_scores = no_gold if gold_score is None else gold_score(completions)
     grids = _look(network, reference, request, sampled, settings.temperature, batch_size, device)
     mask = torch.arange(sampled.logprobs.shape[1])[None, :] < torch.tensor(
         [[len(ids)] for ids in sampled.response_ids]
@@ -79,12 +89,17 @@ def collect_rollout(
     return Experience(
         prompt_ids=request.prompt_ids,
         response_ids=sampled.response_ids,
+        prompt_index=request.prompt_index,
         response_mask=mask,
+        sampled_logprobs=sampled.logprobs.cpu().masked_fill(~mask, 0),
         old_logprobs=grids[0],
         reference_logprobs=grids[1],
         values=grids[2],
         entropy=grids[3],
-        scores=scores,
+        scores=scores.nan_to_num(0.0),
+        shaped_scores=scores.nan_to_num(0.0),
+        gold_scores=gold_scores,
+        failed=failed,
         rewards=zeros,
         advantages=zeros,
         returns=zeros,
@@ -102,7 +117,7 @@ def _look(
     batch_size: int,
     device: torch.device | str,
 ) -> tuple[Tensor, ...]:
-    """Old and reference log-probabilities, values and entropy, ``[N, R]`` each, on the CPU.
+    """Old and reference log-probabilities, values (0 without a critic) and entropy, ``[N, R]`` each, on the CPU.
 
     The old log-probabilities come from the forward that the update uses, so that the first ratio is 1 in
     every precision; they are those of the sampler up to rounding.
@@ -114,7 +129,8 @@ def _look(
             chunk = slice(start, start + batch_size)
             trees = one_response_trees(request.prompt_ids[chunk], sampled.response_ids[chunk]).to(device)
             seen = network(trees, temperature, with_entropy=True)
-            looked = (seen.logprobs, reference(trees, temperature).logprobs, seen.values, seen.entropy)
+            values = torch.zeros_like(seen.logprobs) if seen.values is None else seen.values
+            looked = (seen.logprobs, reference(trees, temperature).logprobs, values, seen.entropy)
             for column, grid in zip(columns, looked, strict=True):
                 column.append(pad(grid.float().cpu(), (0, width - grid.shape[1])))
     return tuple(torch.cat(column) for column in columns)

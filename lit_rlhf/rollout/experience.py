@@ -1,9 +1,9 @@
-"""Experience: joined over ranks, priced and turned into advantages, cut into what a training step sees."""
+"""Experience: joined over ranks, and cut into what a training step sees."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,34 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lit_rlhf.data.trees import pack_trees
-from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards
-from lit_rlhf.ops.kl import k1
-from lit_rlhf.ops.masking import masked_whiten
 from lit_rlhf.records import Experience, ExperienceBatch, ResponseTrees, Tree
-
-
-def estimate_advantages(
-    experience: Experience, kl_coef: float, gamma: float, lam: float, whiten: bool
-) -> Experience:
-    """The experience with rewards, advantages and returns.
-
-    R_t = −β·k1_t + [t = last]·score, then GAE; whitening runs over the whole rollout, after the returns
-    were taken.
-
-    Args:
-        experience: all ranks' responses.
-        kl_coef: β, the price of one nat.
-        gamma: discount.
-        lam: GAE's λ.
-        whiten: advantages to mean 0 and variance 1.
-    """
-    mask = experience.response_mask
-    price = k1(experience.old_logprobs, experience.reference_logprobs)
-    rewards = kl_penalized_rewards(experience.scores, price, mask, kl_coef)
-    advantages, returns = generalized_advantages(experience.values, rewards, mask, gamma, lam)
-    if whiten:
-        advantages = masked_whiten(advantages, mask)
-    return replace(experience, rewards=rewards, advantages=advantages, returns=returns)
+from lit_rlhf.rewards.protocol import RewardError
 
 
 def select(experience: Experience, indices: Sequence[int]) -> Experience:
@@ -66,15 +40,27 @@ def join(parts: Sequence[Experience]) -> Experience:
     return Experience(**joined)
 
 
-def join_ranks(local: Experience, world_size: int) -> Experience:
+def join_ranks(local: Experience | RewardError, world_size: int) -> Experience:
     """Every rank's responses on every rank, in the order one process would have drawn them.
 
     Rank r drew responses r, r + W, r + 2W, ...
+
+    Args:
+        local: this rank's responses, or why its reward gave none.
+        world_size: W.
+
+    Raises:
+        RewardError: on every rank, where the reward of one failed; none is left waiting for the others.
     """
+    parts: list[Any] = [local]
+    if world_size > 1:
+        parts = [None] * world_size
+        torch.distributed.all_gather_object(parts, local)
+    for part in parts:
+        if isinstance(part, RewardError):
+            raise part
     if world_size == 1:
-        return local
-    parts: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(parts, local)
+        return parts[0]
     joined = join(parts)
     starts = [0]
     for part in parts:
@@ -86,21 +72,29 @@ def join_ranks(local: Experience, world_size: int) -> Experience:
 def training_batch(experience: Experience, indices: Sequence[int]) -> ExperienceBatch:
     """What one training step sees of the experience: trees and the grids cut to their width."""
     part = select(experience, indices)
-    trees = one_response_trees(part.prompt_ids, part.response_ids)
+    trees = one_response_trees(part.prompt_ids, part.response_ids, part.failed.tolist())
     width = max(trees.response_lengths)
     return ExperienceBatch(
         trees=trees,
         old_logprobs=part.old_logprobs[:, :width],
+        reference_logprobs=part.reference_logprobs[:, :width],
         values=part.values[:, :width],
         advantages=part.advantages[:, :width],
         returns=part.returns[:, :width],
     )
 
 
-def one_response_trees(prompt_ids: list[list[int]], response_ids: list[list[int]]) -> ResponseTrees:
-    """A tree for each sampled response, every one of its tokens counted."""
-    pairs = zip(prompt_ids, response_ids, strict=True)
-    return pack_trees([Tree(prompt, [response], [[True] * len(response)]) for prompt, response in pairs])
+def one_response_trees(
+    prompt_ids: list[list[int]], response_ids: list[list[int]], failed: Sequence[bool] | None = None
+) -> ResponseTrees:
+    """A tree for each sampled response; every one of its tokens counts, and none of a response that failed."""
+    counted = [True] * len(response_ids) if failed is None else [not each for each in failed]
+    return pack_trees(
+        [
+            Tree(prompt, [response], [[counts] * len(response)])
+            for prompt, response, counts in zip(prompt_ids, response_ids, counted, strict=True)
+        ]
+    )
 
 
 def experience_state(experience: Experience) -> dict[str, Any]:

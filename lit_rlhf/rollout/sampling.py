@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,7 @@ def sample_responses(
     keys: Tensor,
     eos_token_id: int,
     device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
 ) -> SampledResponses:
     """Draw one response to each prompt.
 
@@ -66,9 +68,12 @@ def sample_responses(
         keys: Long ``[N]`` from :func:`counter_key`: one response's randomness, whatever shares its batch.
         eos_token_id: ends a response, and is part of it.
         device: where the network is.
+        progress: told after each step how many responses are finished, of how many.
     """
     with evaluating(network):
-        return _decode(network, prompts, settings, keys.to(device), eos_token_id, torch.device(device))
+        return _decode(
+            network, prompts, settings, keys.to(device), eos_token_id, torch.device(device), progress
+        )
 
 
 def _decode(
@@ -78,6 +83,7 @@ def _decode(
     keys: Tensor,
     eos_token_id: int,
     device: torch.device,
+    progress: Callable[[int, int], None] | None,
 ) -> SampledResponses:
     count, limit = len(prompts), settings.max_new_tokens
     tokens = torch.zeros(count, limit, dtype=torch.long, device=device)
@@ -105,9 +111,13 @@ def _decode(
                 break
             rows, mask, positions, drawn = rows[keep], mask[keep], positions[keep], drawn[keep]
             cache.batch_select_indices(keep)
+        if progress is not None:
+            progress(count - len(rows), count)
         input_ids = drawn[:, None]
         positions = positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    if progress is not None:
+        progress(count, count)
     width = int(lengths.max())
     response_ids = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
     return SampledResponses(response_ids, logprobs[:, :width], entropy[:, :width], ~finished)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_rlhf.models.head import head_entropy, head_logprobs
+from lit_rlhf.models.head import head_logprobs, head_logprobs_and_entropy
 
 
 @pytest.mark.parametrize("how", ["autocast", "weights"])
@@ -22,10 +22,11 @@ def test_a_large_vocabulary_loses_nothing_behind_the_logits(how: str):
         model, states = model.bfloat16(), states.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"), torch.no_grad():
         logits = model.get_output_embeddings()(states)
-        logprobs = head_logprobs(model, states, tokens, 1.0)
-        entropy = head_entropy(model, states, 1.0)
+        logprobs, entropy = head_logprobs_and_entropy(model, states, tokens, 1.0)
+        alone = head_logprobs(model, states, tokens, 1.0)
     assert logits.dtype == torch.bfloat16
     assert logprobs.dtype == entropy.dtype == torch.float32
+    assert torch.equal(alone, logprobs)
     exact = logits.double().log_softmax(-1)
     torch.testing.assert_close(
         logprobs.double(), exact.gather(1, tokens[:, None])[:, 0], rtol=1e-6, atol=1e-6

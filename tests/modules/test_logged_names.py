@@ -44,7 +44,10 @@ def fits() -> list[tuple[L.LightningModule, L.LightningDataModule]]:
         ),
         (DPOModule(make_llama(TOKENIZER), **shared), PairDataModule(PAIRS, val_path=PAIRS, batch_size=4)),
         (
-            PPOModule(make_llama(TOKENIZER), length, minibatch_size=4, max_new_tokens=4, **shared),
+            PPOModule(
+                make_llama(TOKENIZER), length, gold_reward=length, minibatch_size=4, max_new_tokens=4, target_kl=1e9,
+                pretraining={"path": DEMONSTRATIONS, "batch_size": 2}, **shared,
+            ),
             PromptDataModule(PROMPTS, val_path=PROMPTS, batch_size=8),
         ),
     ]  # fmt: skip

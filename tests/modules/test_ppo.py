@@ -97,7 +97,7 @@ def test_the_kl_price_stands_in_the_rewards_and_the_score_on_the_last_token():
         price = 0.3 * (rollout.old_logprobs[n, :length] - rollout.reference_logprobs[n, :length])
         rest = rollout.rewards[n, :length] + price
         assert rest[:-1].abs().max().item() < 1e-6 if length > 1 else True
-        assert rest[-1].item() == pytest.approx(rollout.scores[n].item(), abs=1e-5)
+        assert rest[-1].item() == pytest.approx(rollout.shaped_scores[n].item(), abs=1e-5)
         assert (rollout.rewards[n, length:] == 0).all()
 
 
@@ -110,10 +110,11 @@ def test_each_response_is_seen_once_an_epoch():
     module.trainer = trainer
     trainer.datamodule = data
     loader = module.rollout_loader(ROWS)
-    seen = [index for part in loader._plan(0) for index in part]
+    plans = [[share for share, _ in loader._plan(None, iteration)] for iteration in (0, 1)]
+    seen = [index for part in plans[0] for index in part]
     assert sorted(seen) == sorted(list(range(16)) * 2)
     assert len(loader) == 4
-    assert list(loader._plan(0)) != list(loader._plan(1))
+    assert plans[0] != plans[1]
 
 
 def test_prompts_are_gone_through_before_any_comes_twice():
@@ -128,12 +129,13 @@ def test_prompts_are_gone_through_before_any_comes_twice():
 
 
 def test_a_missing_eos_can_have_its_own_score():
-    module = make_module(missing_eos_score=-7.0)
+    module = make_module(shaping={"missing_eos_score": -7.0})
     fit(module)
     rollout = module.rollouts[0]
     assert rollout.truncated.any()
-    assert (rollout.scores[rollout.truncated] == -7.0).all()
-    assert (rollout.scores[~rollout.truncated] >= 0).all()
+    assert (rollout.shaped_scores[rollout.truncated] == -7.0).all()
+    assert (rollout.shaped_scores[~rollout.truncated] >= 0).all()
+    assert (rollout.scores >= 0).all()
 
 
 def test_whitening_runs_over_the_whole_rollout():

@@ -10,7 +10,7 @@ from lit_rlhf.models.components import Components
 from lit_rlhf.models.export import export_scorer
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
 from lit_rlhf.records import Tree
-from lit_rlhf.rewards.build import build_reward, finite_scores
+from lit_rlhf.rewards.build import build_reward, score_completions
 from lit_rlhf.rewards.function import FunctionReward
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.protocol import Completions, RewardError
@@ -86,7 +86,7 @@ def test_a_wrong_number_of_scores_is_an_error():
 def test_none_alone_stops_with_the_prompts_name():
     reward = FunctionReward(lambda prompts, completions, **_: [None, 1.0])
     with pytest.raises(RewardError, match="row-1"):
-        finite_scores(reward, completions())
+        score_completions(reward, completions())
 
 
 def test_dotted_path_class_path_and_weighted_list():
@@ -260,5 +260,5 @@ def test_an_ensemble_that_makes_no_sense_is_refused(spec, message):
 
 def test_a_member_without_a_score_leaves_none():
     spec = {"ensemble": [count_letters, lambda prompts, completions, **_: [None, 1.0]], "combine": "min"}
-    with pytest.raises(RewardError, match=r"nan for 1 of 2 responses.*row-1"):
-        finite_scores(build_reward(spec, make_tokenizer()), completions())
+    with pytest.raises(RewardError, match=r"no score \(None.*for prompt row-1"):
+        score_completions(build_reward(spec, make_tokenizer()), completions())

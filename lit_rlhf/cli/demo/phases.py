@@ -21,9 +21,11 @@ from lit_rlhf import (
     SFTModule,
 )
 from lit_rlhf.callbacks import ExportAtEnd, GracefulStop, MetricsFile, SampleTable
-from lit_rlhf.cli.run_folder import AtomicCheckpointIO, tensorboard
+from lit_rlhf.cli.checkpoints import AtomicCheckpointIO
+from lit_rlhf.cli.run_folder import tensorboard
 from lit_rlhf.records import Experience
 from lit_rlhf.reports.frontier import TrajectoryPoint
+from lit_rlhf.rollout.shaping import ScoreShaping
 from lit_rlhf.world.gold import gold
 from lit_rlhf.world.grammar import grammatical
 
@@ -54,9 +56,11 @@ class TrackedPPO(PPOModule):
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["trajectory"] = [dict(point) for point in self.trajectory]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.trajectory = checkpoint["trajectory"]
 
 
@@ -194,7 +198,7 @@ def optimise_by_ppo(
         max_new_tokens=20,
         value_coef=0.5,
         value_clip_range=0.5,
-        missing_eos_score=-3.0,
+        shaping=ScoreShaping(missing_eos_score=-3.0),
         critic_learning_rate=1e-3,
         optimizer=adamw(5e-4, epsilon=1e-5),
         seed=seed,

@@ -1,0 +1,61 @@
+"""What is logged and shown of a rollout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_rlhf.data.tokenization import TextEncoder
+from lit_rlhf.metrics import explained_variance
+from lit_rlhf.ops.kl import k1
+from lit_rlhf.ops.masking import masked_mean
+from lit_rlhf.records import Experience
+
+
+def sequence_kl(experience: Experience) -> Tensor:
+    """log π(y|x)/π_ref(y|x) of each response, ``[N]`` in nats: its mean estimates the KL without bias."""
+    return k1(experience.old_logprobs, experience.reference_logprobs).sum(1)
+
+
+def rollout_numbers(experience: Experience, kl_coef: float, with_critic: bool) -> dict[str, float]:
+    """Logged scalars of a rollout by name, over the responses whose reward did not fail."""
+    counted = ~experience.failed
+    mask = experience.counted_mask
+    kl = sequence_kl(experience)[counted]
+    scores, shaped = experience.scores[counted], experience.shaped_scores[counted]
+    difference = (experience.sampled_logprobs - experience.old_logprobs).abs()
+    numbers = {
+        "objective/kl": kl.mean(),
+        "objective/scores": scores.mean(),
+        "objective/shaped_scores": shaped.mean(),
+        "objective/rlhf_reward": (scores - kl_coef * kl).mean(),
+        "objective/entropy": masked_mean(experience.entropy, mask),
+        "objective/kl_coef": torch.tensor(kl_coef),
+        "rollout/response_length": mask[counted].sum(1).float().mean(),
+        "rollout/eos_rate": 1.0 - experience.truncated[counted].float().mean(),
+        "rollout/failed_rewards": experience.failed.float().sum(),
+        "rollout/logprob_difference": difference.max(),
+    }
+    if with_critic:
+        numbers["value/explained_variance"] = explained_variance(experience.values, experience.returns, mask)
+    gold = experience.gold_scores[~experience.gold_scores.isnan()]
+    if len(gold):
+        numbers["objective/gold"] = gold.mean()
+    return {name: value.item() for name, value in numbers.items()}
+
+
+def rollout_table(experience: Experience, encoder: TextEncoder, rows: int) -> list[dict[str, Any]]:
+    """The first responses as rows of a sample table."""
+    kl = sequence_kl(experience)
+    return [
+        {
+            "prompt": encoder.decode(experience.prompt_ids[i]),
+            "response": encoder.decode(experience.response_ids[i]),
+            "score": None if experience.failed[i] else round(experience.scores[i].item(), 3),
+            "kl": round(kl[i].item(), 3),
+            "finished": not bool(experience.truncated[i]),
+        }
+        for i in range(min(rows, len(experience)))
+    ]
