@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -14,62 +13,13 @@ from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.export import export_scorer
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork
-from lit_rlhf.modules.ppo import PPOModule
-from lit_rlhf.records import Experience, Row
+from lit_rlhf.records import Row
 from lit_rlhf.rewards.protocol import RewardError
-from tests.conftest import make_llama, make_tokenizer
+from tests.conftest import make_llama
 from tests.distributed import run_distributed
+from tests.modules import ppo_runs
+from tests.modules.ppo_runs import ROWS, TOKENIZER, Prompts, adam, fit, make_module
 from tests.modules.training import quiet_trainer, random_trees, sgd, weights_of
-
-TOKENIZER = make_tokenizer()
-ROWS = [
-    Row(f"the {word}", columns={"wanted": "a"}, id=word)
-    for word in ("soup", "cake", "train", "lamp", "hotel")
-]
-
-
-def share_of_small_ids(prompts, completions, completion_ids, **columns):
-    """A reward that tokens alone decide: the share of ids under 150."""
-    return [sum(token < 150 for token in ids) / len(ids) for ids in completion_ids]
-
-
-class Prompts(L.LightningDataModule):
-    batch_size = 8
-    max_prompt_tokens = None
-
-    def train_dataloader(self):
-        return self.trainer.lightning_module.rollout_loader(ROWS)
-
-
-class Watched(PPOModule):
-    """Keeps what passes, for the tests."""
-
-    def on_rollout_end(self, experience: Experience) -> None:
-        super().on_rollout_end(experience)
-        self.rollouts = [*getattr(self, "rollouts", []), experience]
-
-    def compute_loss(self, batch):
-        output = super().compute_loss(batch)
-        self.ratios = [*getattr(self, "ratios", []), output.metrics["policy/ratio"].item()]
-        return output
-
-
-def adam(parameters):
-    return torch.optim.Adam(parameters, lr=3e-3)
-
-
-def make_module(optimizer=adam, **changes) -> Watched:
-    settings = {
-        "reward": share_of_small_ids, "epochs": 2, "minibatch_size": 8, "max_new_tokens": 6, "samples_per_prompt": 2,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    return Watched(make_llama(TOKENIZER), tokenizer=TOKENIZER, optimizer=optimizer, **{**settings, **changes})
-
-
-def fit(module: PPOModule, ckpt_path: str | None = None, **trainer_settings) -> L.Trainer:
-    trainer = quiet_trainer(**trainer_settings)
-    trainer.fit(module, datamodule=Prompts(), ckpt_path=ckpt_path)
-    return trainer
 
 
 def test_the_reward_rises():
@@ -284,7 +234,7 @@ def test_an_iteration_is_not_continued_under_other_settings(changed: dict, tmp_p
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
 def test_an_iteration_is_not_continued_with_other_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = interrupted(tmp_path)
-    monkeypatch.setitem(globals(), "ROWS", [*ROWS, Row("another prompt")])
+    monkeypatch.setattr(ppo_runs, "ROWS", [*ROWS, Row("another prompt")])
     with pytest.raises(ValueError, match=r"data\.path"):
         fit(make_module(), path, max_epochs=2)
 
