@@ -55,7 +55,7 @@ def count_letters(prompts: list[Any], completions: list[Any], **columns: Any) ->
 
 
 def test_the_configs_are_these() -> None:
-    assert list(shipped()) == ["dpo", "ppo", "pretrain", "reward", "sft"]
+    assert list(shipped()) == ["dpo", "grpo", "ppo", "pretrain", "reward", "rloo", "sft"]
 
 
 def test_the_wheel_takes_every_package_and_the_configs() -> None:
@@ -69,7 +69,7 @@ def test_the_wheel_takes_every_package_and_the_configs() -> None:
     assert settings["package-data"]["lit_rlhf.configs"] == ["*.yaml"]
 
 
-@pytest.mark.parametrize("name", ["dpo", "ppo", "pretrain", "reward", "sft"])
+@pytest.mark.parametrize("name", ["dpo", "grpo", "ppo", "pretrain", "reward", "rloo", "sft"])
 def test_the_first_comment_is_the_launch_command(name: str) -> None:
     first, second = shipped()[name].read_text().splitlines()[:2]
     words = first.removeprefix("# ").split()
@@ -79,10 +79,10 @@ def test_the_first_comment_is_the_launch_command(name: str) -> None:
     assert second.startswith("# ") and len(second) > 20
 
 
-@pytest.mark.parametrize("name", ["dpo", "ppo", "pretrain", "reward", "sft"])
+@pytest.mark.parametrize("name", ["dpo", "grpo", "ppo", "pretrain", "reward", "rloo", "sft"])
 def test_every_field_is_one_that_the_classes_take(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The parser refuses unknown fields and wrong types; what it prints has the config's own values."""
-    reward = ["--model.reward", "r"] if name == "ppo" else []
+    reward = ["--model.reward", "r"] if name in ("grpo", "ppo", "rloo") else []
     with pytest.raises(SystemExit) as stop:
         main(
             [
@@ -142,11 +142,12 @@ def test_reward_then_ppo_each_from_the_export_before(tiny_model_dir: Path) -> No
     assert Path("again/model.safetensors").read_bytes() == Path("ppo/export/model.safetensors").read_bytes()
 
 
-def test_ppo_with_a_python_function(tiny_model_dir: Path) -> None:
-    main(["fit", "--config", str(shipped()["ppo"]), "--model.model", str(tiny_model_dir), "--data.path", data("ppo"),
+@pytest.mark.parametrize("name", ["grpo", "ppo", "rloo"])
+def test_a_python_function_is_a_reward(name: str, tiny_model_dir: Path) -> None:
+    main(["fit", "--config", str(shipped()[name]), "--model.model", str(tiny_model_dir), "--data.path", data("ppo"),
           *QUICK, "--model.reward", "tests.test_configs.count_letters", "--model.max_new_tokens", "4",
-          "--data.batch_size", "8", "--model.minibatch_size", "8", "--trainer.max_epochs", "1",
-          "--out", "r"])  # fmt: skip
+          "--model.samples_per_prompt", "2", "--data.batch_size", "8", "--model.minibatch_size", "8",
+          "--trainer.max_epochs", "1", "--out", "r"])  # fmt: skip
     assert json.loads(Path("r/metrics.json").read_text())["objective/scores"] is not None
 
 

@@ -453,6 +453,7 @@ class PPOModule(PolicyPhase):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        self._rollout_ended = time.perf_counter()  # of a run that goes on inside an iteration
         if self.pretraining is not None:
             self.pretraining_rows = PretrainingRows(self.pretraining, self.encoder, self.seed)
             self.pretraining_rows.check_positions(self.network.policy.causal_lm.config)

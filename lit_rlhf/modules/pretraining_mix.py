@@ -67,7 +67,7 @@ class PretrainingRows:
         seed: decides the orders.
 
     Raises:
-        ValueError: a row cannot be read, or none is left.
+        ValueError: a row cannot be read, or there is none.
     """
 
     def __init__(self, settings: PretrainingMix, encoder: TextEncoder, seed: int) -> None:
