@@ -57,6 +57,7 @@ from lit_rlhf.rollout.credit import (
 )
 from lit_rlhf.rollout.experience import join_ranks
 from lit_rlhf.rollout.shaping import ScoreShaping, shape_scores
+from lit_rlhf.rollout.truths import first_rollout_truths, tolerance_of
 
 VALIDATION_MEANS = [
     "val/objective/scores",
@@ -323,6 +324,25 @@ class PPOModule(PolicyPhase):
         self._table = rollout_table(experience, self.encoder, SHOWN)
         self._observed_kl = [self._rollout_metrics["objective/kl"], float(len(experience))]
         self._rollout_ended = time.perf_counter()
+
+    def check_first_rollout(self, experience: Experience) -> None:
+        """What has to be true before anything is updated; override it where your own `collect` breaks it on purpose.
+
+        Raises:
+            ValueError: something is not; the message says what is likely wrong.
+        """
+        start = self.hparams.get("reference") is None
+        truths = first_rollout_truths(
+            experience,
+            self.encoder,
+            self.credit,
+            self.kl_coef,
+            reference_is_start=start,
+            tolerance=tolerance_of(str(self.trainer.precision)),
+        )
+        failures = [f"{truth.name}: {truth.explanation}" for truth in truths if not truth.holds]
+        if failures:
+            raise ValueError("The first rollout does not hold together. " + " ".join(failures))
 
     def _request(self, rows: list[Row], iteration: int) -> RolloutRequest:
         """This rank's responses: r, r + W, r + 2W, ... of all that the iteration draws."""

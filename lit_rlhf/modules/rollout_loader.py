@@ -78,6 +78,8 @@ class RolloutLoader:
         else:
             self.module.on_rollout_start(iteration)
             self._experience, start = self.module.collect(self.prompts(iteration), iteration), 0
+            if self.module.trainer.global_step == 0:
+                self.module.check_first_rollout(self._experience)
             self.module.on_rollout_end(self._experience)
         experience = self._experience
         for position, (indices, pretraining) in enumerate(self._plan(experience, iteration)):

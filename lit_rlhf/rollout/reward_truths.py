@@ -12,9 +12,8 @@ from torch import Tensor
 
 from lit_rlhf.models.loading import is_scorer_folder, looks_local
 from lit_rlhf.models.stored_weights import stored_names
-from lit_rlhf.records import Tree
 from lit_rlhf.rewards.protocol import Completions
-from lit_rlhf.rollout.truth import Truth
+from lit_rlhf.rollout.truth import Truth, agreement
 
 CLOSE = 1e-3
 """How far scores of one response may lie apart, relative to the largest score where that is over 1."""
@@ -102,7 +101,7 @@ def scores_repeat(first: Tensor, second: Tensor, tolerance: float = CLOSE) -> Tr
         "the reward draws at random, or its model drops out. Put the model into eval mode, and make what is drawn "
         "depend on the response alone."
     )
-    return _agreement("scores are the same when asked twice", first, second, tolerance, wrong)
+    return agreement("scores are the same when asked twice", first, second, tolerance, wrong)
 
 
 def scores_ignore_the_batch(together: Tensor, alone: Tensor, tolerance: float = CLOSE) -> Truth:
@@ -111,7 +110,7 @@ def scores_ignore_the_batch(together: Tensor, alone: Tensor, tolerance: float = 
         "the reward compares the responses of a call with each other, or reads another one's tokens. Score each by "
         "itself; whitening is the module's (model.shaping, model.whiten_advantages)."
     )
-    return _agreement("scores do not depend on the batch size", together, alone, tolerance, wrong)
+    return agreement("scores do not depend on the batch size", together, alone, tolerance, wrong)
 
 
 def scores_ignore_padding(alone: Tensor, beside: Tensor, tolerance: float = CLOSE) -> Truth:
@@ -120,18 +119,7 @@ def scores_ignore_padding(alone: Tensor, beside: Tensor, tolerance: float = CLOS
         "beside a longer response the score is read at a padded position, or attention reads padding. Take the last "
         "token by the response's length, never by looking for a pad id."
     )
-    return _agreement("scores do not depend on padding", alone, beside, tolerance, wrong)
-
-
-def tree_scores_ignore_the_batch(score: Callable[[list[Tree]], Tensor], trees: Sequence[Tree]) -> Truth:
-    """The same of a reward model that is yet to be trained, on trees as its data has them.
-
-    Args:
-        score: trees to the scores of all their responses.
-        trees: of uneven lengths.
-    """
-    alone = torch.cat([score([tree]) for tree in trees])
-    return scores_ignore_the_batch(score(list(trees)), alone)
+    return agreement("scores do not depend on padding", alone, beside, tolerance, wrong)
 
 
 def chosen(completions: Completions, places: Sequence[int]) -> Completions:
@@ -155,13 +143,3 @@ def beside_longer(completions: Completions) -> Completions:
         texts=[both.texts[0], both.texts[0] * 3],
         response_ids=[ids, (ids[:-1] or ids) * 2 + ids],
     )
-
-
-def _agreement(name: str, one: Tensor, other: Tensor, tolerance: float, wrong: str) -> Truth:
-    """Whether two readings of the same scores agree; a score that only one of them has does not."""
-    apart = (
-        torch.where(one.isnan() & other.isnan(), 0.0, (one - other).abs()).nan_to_num(torch.inf).max().item()
-    )
-    size = max(1.0, one.nan_to_num(0.0).abs().max().item())
-    holds = apart <= tolerance * size
-    return Truth(name, holds, f"{apart:.2g} apart" if holds else f"they are {apart:.2g} apart: {wrong}")

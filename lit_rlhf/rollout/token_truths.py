@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from lit_rlhf.data.tokenization import TextEncoder
-from lit_rlhf.records import Experience
+from lit_rlhf.records import Experience, Prompt, Tree
 from lit_rlhf.rollout.truth import Truth
 
 
@@ -21,7 +21,7 @@ def one_bos(prompt_ids: Sequence[Sequence[int]], encoder: TextEncoder) -> Truth:
         return Truth(name, True, "the tokenizer has none of its own")
     doubled = [place for place, ids in enumerate(prompt_ids) if _has_second_bos(ids, bos, eos)]
     adds_itself = encoder.tokenizer("", verbose=False)["input_ids"][:1] == [bos]
-    missing = [place for place, ids in enumerate(prompt_ids) if adds_itself and list(ids[:1]) != [bos]]
+    missing = [place for place, ids in enumerate(prompt_ids) if adds_itself and ids and ids[0] != bos]
     if doubled:
         start = encoder.tokenizer.decode(list(prompt_ids[doubled[0]])[:12])
         said = (
@@ -45,6 +45,21 @@ def _has_second_bos(ids: Sequence[int], bos: int, eos: int) -> bool:
             return True
         is_open = (is_open or token == bos) and token != eos
     return False
+
+
+def text_has_one_bos(prompts: Sequence[Prompt], encoder: TextEncoder) -> Truth:
+    """Whether the prompts as text begin with one BOS at most: of more our ids keep one, and other programs all."""
+    bos = encoder.bos_token_id
+    starts = [encoder.token_ids(encoder.prompt_text(prompt))[:2] for prompt in prompts]
+    doubled = [place for place, ids in enumerate(starts) if bos is not None and ids == [bos, bos]]
+    said = "at most one in each"
+    if doubled:
+        said = (
+            f"{len(doubled)} of {len(starts)} have two ({encoder.prompt_text(prompts[doubled[0]])[:40]!r} …): the chat "
+            "template and the data both write it, or the template does so twice. One is kept here, and both by other "
+            "programs that take the exported template. Take it out of one of them."
+        )
+    return Truth("the chat template writes no second BOS", not doubled, said)
 
 
 def masks_come_from_lengths(experience: Experience, encoder: TextEncoder) -> Truth:
@@ -75,3 +90,21 @@ def masks_come_from_lengths(experience: Experience, encoder: TextEncoder) -> Tru
             f"{encoder.tokenizer.convert_ids_to_tokens(eos)!r}. Give the tokenizer the EOS that the policy has learned."
         )
     return Truth("masks have the responses' lengths and count the EOS", not wrong and not unended, said)
+
+
+def eos_counts(trees: Sequence[Tree], encoder: TextEncoder) -> Truth:
+    """Whether the EOS that ends a response of the data is among the tokens that count."""
+    ends = [
+        mask[-1]
+        for tree in trees
+        for ids, mask in zip(tree.response_ids, tree.response_masks, strict=True)
+        if ids and ids[-1] == encoder.eos_token_id
+    ]
+    said = f"{len(ends)} responses end with it"
+    if not all(ends):
+        said = (
+            f"{ends.count(False)} of {len(ends)} responses end with an EOS that does not count, so nothing learns to "
+            "stop: a mask that is made by looking for the pad id loses the EOS where the two share an id. Make it from "
+            "the lengths."
+        )
+    return Truth("the EOS counts", all(ends), said)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -28,3 +31,20 @@ def require(truths: Sequence[Truth]) -> None:
             "Stopped before the first update, because of what the first rollout shows:\n"
             + "\n".join(f"- expected that {truth.name}: {truth.explanation}" for truth in broken)
         )
+
+
+def agreement(name: str, one: Tensor, other: Tensor, tolerance: float, wrong: str) -> Truth:
+    """Whether two readings of the same numbers agree; a number that only one of them has does not.
+
+    Args:
+        name: of the truth.
+        one: any shape; NaN = there is none.
+        other: the same shape.
+        tolerance: relative to the largest number, where that is over 1.
+        wrong: what is likely wrong where they differ, and what to do.
+    """
+    apart = (
+        torch.where(one.isnan() & other.isnan(), 0.0, (one - other).abs()).nan_to_num(torch.inf).max().item()
+    )
+    holds = apart <= tolerance * max(1.0, one.nan_to_num(0.0).abs().max().item())
+    return Truth(name, holds, f"{apart:.2g} apart" if holds else f"they are {apart:.2g} apart: {wrong}")
