@@ -139,6 +139,11 @@ class PhaseModule(L.LightningModule):
                 child.set_dtype(torch.float32)
                 child.reset()
 
+    def setup(self, stage: str) -> None:
+        # Lightning widens weights after a checkpoint's were put in, which are then no more than fp32.
+        if isinstance(self.trainer.precision_plugin, DoublePrecision):
+            self.trainer.precision_plugin.convert_module(self)
+
     # The module is on its device in these hooks, and not yet in `setup`.
     def on_fit_start(self) -> None:
         self._window = []  # an earlier fit may have ended inside an accumulation window

@@ -297,7 +297,7 @@ class PPOModule(PolicyPhase):
             self.kl_coef = adapted_kl_coef(
                 self.kl_coef, observed, self.kl_target, int(responses), self.kl_horizon
             )
-        if isinstance(self._reference, MovingReference) and iteration > 0:
+        if isinstance(self._reference, MovingReference):
             self._reference.advance(self.network.policy, iteration)
 
     def collect(self, rows: list[Row], iteration: int) -> Experience:

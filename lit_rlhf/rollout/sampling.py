@@ -87,8 +87,9 @@ def _decode(
 ) -> SampledResponses:
     count, limit = len(prompts), settings.max_new_tokens
     tokens = torch.zeros(count, limit, dtype=torch.long, device=device)
-    logprobs = torch.zeros(count, limit, device=device)
-    entropy = torch.zeros(count, limit, device=device)
+    # fp32 whatever the trainer's precision makes of the default
+    logprobs = torch.zeros(count, limit, device=device, dtype=torch.float32)
+    entropy = torch.zeros_like(logprobs)
     lengths = torch.full((count,), limit, device=device)
     finished = torch.zeros(count, dtype=torch.bool, device=device)
 

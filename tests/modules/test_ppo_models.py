@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -19,7 +20,8 @@ from lit_rlhf.models.value_head import ValueHead
 from lit_rlhf.records import Experience, Row
 from lit_rlhf.rollout.experience import one_response_trees
 from tests.conftest import make_llama, make_tokenizer
-from tests.modules.training import quiet_trainer, weights_of
+from tests.distributed import run_distributed
+from tests.modules.training import quiet_trainer, sgd, weights_of
 
 TOKENIZER = make_tokenizer()
 ROWS = [Row(f"the {word}", id=word) for word in ("soup", "cake", "train", "lamp", "hotel")]
@@ -59,7 +61,7 @@ def make(**changes: Any) -> Watched:
     settings = {"epochs": 2, "minibatch_size": 4, "max_new_tokens": 6, "samples_per_prompt": 2}
     torch.manual_seed(0)
     return Watched(
-        make_llama(TOKENIZER), share_of_small_ids, tokenizer=TOKENIZER, optimizer=adam, **{**settings, **changes}
+        make_llama(TOKENIZER), share_of_small_ids, tokenizer=TOKENIZER, **{"optimizer": adam, **settings, **changes}
     )  # fmt: skip
 
 
@@ -89,12 +91,8 @@ def kl_of(experience: Experience) -> Tensor:
 
 
 RESUMED: list[dict[str, Any]] = [
-    {"critic": "shared"},
-    {"critic": "shared", "critic_warmup": 2},
-    {"critic_warmup": 1, "entropy_coef": 0.01},
-    {"advantage": "rloo"},
-    {"reference": {"every": 1}},
-    {"reference": {"every": 2}, "advantage": "reinforce"},
+    {"critic": "shared", "critic_warmup": 2, "entropy_coef": 0.01},
+    {"reference": {"every": 2}, "advantage": "rloo"},
     {"reference": {"decay": 0.7}, "critic": "shared", "lora": LORA},
     {"reference_storage": "adapter_off", "lora": {"use_dora": True}},
 ]
@@ -218,9 +216,9 @@ def test_the_checkpoint_holds_plain_values_the_adapters_and_the_moving_reference
     held = stored["ppo"]["reference"]["weights"]
     assert set(held) == {name for name, _ in PolicyNetwork(make_llama(TOKENIZER)).named_parameters()}
     assert stored["hyper_parameters"]["reference"] == {"decay": 0.5}
-    plain = make(lora=LORA, reference_storage="adapter_off")
-    fit(plain, enable_checkpointing=True, callbacks=[ModelCheckpoint(tmp_path, filename="plain")])
-    assert torch.load(tmp_path / "plain.ckpt", weights_only=True)["ppo"]["reference"] is None
+    end = ModelCheckpoint(tmp_path / "plain", filename="end")
+    fit(make(lora=LORA, reference_storage="adapter_off"), enable_checkpointing=True, callbacks=[end])
+    assert torch.load(tmp_path / "plain" / "end.ckpt", weights_only=True)["ppo"]["reference"] is None
 
 
 def test_the_export_has_the_adapters_merged_and_beside_it(tmp_path: Path) -> None:
@@ -242,9 +240,47 @@ def test_an_entropy_bonus_keeps_the_entropy_up() -> None:
     assert spread[1] > spread[0] + 0.1
 
 
-def test_a_moving_reference_follows_the_module_to_its_precision() -> None:
-    module = make(reference={"decay": 0.9}, critic="shared")
-    fit(module, max_epochs=2, precision="bf16-true")
+EVERYTHING: dict[str, Any] = {"critic": "shared", "reference": {"decay": 0.5}, "lora": LORA, "optimizer": sgd}
+
+
+def _on_one_rank() -> np.ndarray:
+    module = make(**EVERYTHING)
+    fit(module, devices=2, strategy="ddp", max_epochs=2)
+    return np.concatenate([module.rollouts[1].reference_logprobs.flatten(), weights_of(module.network)])
+
+
+def test_two_ranks_follow_and_learn_as_one_does() -> None:
+    module = trained(2, **EVERYTHING)
+    one = torch.cat([module.rollouts[1].reference_logprobs.flatten(), weights_of(module.network)])
+    ranks = run_distributed(_on_one_rank, 2)
+    assert np.array_equal(ranks[0], ranks[1])
+    assert torch.allclose(torch.from_numpy(ranks[0]), one, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_a_moving_reference_follows_the_module_to_its_precision(precision: Any, dtype: torch.dtype) -> None:
+    module, trainer = make(reference={"decay": 0.9}, critic="shared"), quiet_trainer(precision=precision)
+    trainer.strategy.connect(module)
+    module.trainer = trainer
+    module.on_fit_start()
     assert isinstance(module._reference, MovingReference)
-    assert {p.dtype for p in module._reference.network.parameters()} == {torch.float64}
-    assert kl_of(module.rollouts[0]) < 1e-6 < kl_of(module.rollouts[1])
+    assert {p.dtype for p in module._reference.network.parameters()} == {dtype}
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_a_moving_reference_has_the_policys_precision_and_resumes_in_it(
+    precision: Any, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"reference": {"decay": 0.9}, "critic": "shared"}
+    straight = make(**settings)
+    fit(straight, max_epochs=3, precision=precision)
+    assert isinstance(straight._reference, MovingReference)
+    assert {p.dtype for p in straight._reference.network.parameters()} == {dtype}
+    assert kl_of(straight.rollouts[0]) == 0 and kl_of(straight.rollouts[2]) > 1e-2
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=7, filename="inside")
+    fit(make(**settings), max_epochs=2, precision=precision, enable_checkpointing=True, callbacks=[keep])
+    resumed = make(**settings)
+    fit(resumed, tmp_path / "inside.ckpt", max_epochs=3, precision=precision)
+    assert torch.equal(weights_of(resumed.network), weights_of(straight.network))
+    assert torch.equal(resumed.rollouts[-1].reference_logprobs, straight.rollouts[-1].reference_logprobs)

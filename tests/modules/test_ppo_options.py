@@ -171,3 +171,32 @@ def test_progress_is_told_while_the_rollout_is_drawn() -> None:
     fit(make_module(optimizer=adam), callbacks=[Listener()])
     assert told[-1] == (16, 16)
     assert all(total == 16 for _, total in told) and [done for done, _ in told] == sorted(d for d, _ in told)
+
+
+def test_one_seed_twice_is_one_run() -> None:
+    first, again, other = (make_module(seed=seed) for seed in (3, 3, 4))
+    for module in (first, again, other):
+        fit(module, max_epochs=2)
+    assert torch.equal(weights_of(first.network), weights_of(again.network))
+    assert not torch.equal(weights_of(first.network), weights_of(other.network))
+
+
+def test_the_schedule_goes_on_once_an_update() -> None:
+    def halving(optimizer):
+        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+
+    module = make_module(scheduler=halving)
+    trainer = fit(module, max_epochs=2, accumulate_grad_batches=2)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(3e-3 * 0.5**8)
+
+
+def test_gradients_are_clipped_as_those_of_the_whole_minibatch() -> None:
+    start = weights_of(make_module().network)
+
+    def moved(**settings) -> float:
+        module = make_module(optimizer=lambda p: torch.optim.SGD(p, lr=1.0), epochs=1, minibatch_size=16)
+        fit(module, gradient_clip_val=1e-3, **settings)
+        return (weights_of(module.network) - start).norm().item()
+
+    assert moved() == pytest.approx(1e-3, rel=1e-3)
+    assert moved(accumulate_grad_batches=4) == pytest.approx(1e-3, rel=1e-3)

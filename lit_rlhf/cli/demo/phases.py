@@ -31,6 +31,8 @@ from lit_rlhf.world.grammar import grammatical
 
 CPU_SECONDS = "cpu_seconds.txt"
 """CPU time of a fit, summed over its interruptions."""
+PASSES = 2
+"""Over each rollout."""
 
 
 class TrackedPPO(PPOModule):
@@ -188,12 +190,13 @@ def optimise_by_ppo(
     prompts: int,
     seed: int,
 ) -> tuple[float, list[TrajectoryPoint]]:
-    """PPO against the reward model at one price of KL."""
+    """PPO against the reward model at one price of KL; learning rates fall to 0, so that the end is a place of rest."""
+    updates = iterations * PASSES * prompts // (prompts // 2)
     module = TrackedPPO(
         str(model),
         reward=str(reward),
         kl_coef=beta,
-        epochs=2,
+        epochs=PASSES,
         minibatch_size=prompts // 2,
         max_new_tokens=20,
         value_coef=0.5,
@@ -201,6 +204,7 @@ def optimise_by_ppo(
         shaping=ScoreShaping(missing_eos_score=-3.0),
         critic_learning_rate=1e-3,
         optimizer=adamw(5e-4, epsilon=1e-5),
+        scheduler=warm_up_then_fall(updates, 1),
         seed=seed,
     )
     data_module = PromptDataModule(str(data["prompts"]), batch_size=prompts, seed=seed)
