@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cp": ("copy one of them to a file of yours", "lit_rlhf.cli.configs:copy_main"),
     "cat": ("print one of them", "lit_rlhf.cli.configs:cat_main"),
     "check": (
-        "look over a config and its data, show one example; nothing is trained",
+        "look over a config, its data, and what has to be true of the model at the start; nothing is trained",
         "lit_rlhf.cli.check:main",
     ),
     "fit": ("train", "lit_rlhf.cli.fit:main_fit"),
@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "strength": (
         "how sure several reward models are of each pair, and the doubtful labels mended",
         "lit_rlhf.cli.strength:main",
+    ),
+    "report": (
+        "runs of PPO on one page: score, gold and KL, and where gold was lost",
+        "lit_rlhf.cli.report:main",
     ),
     "export": ("a checkpoint as a Hugging Face folder", "lit_rlhf.cli.export:main"),
     "env": ("versions and devices, for a bug report", "lit_rlhf.cli.env:main"),
@@ -170,6 +174,8 @@ def trainer_help(command: str) -> str:
             "  --ckpt_path FILE    " + ("continue from a checkpoint; `last` is the run folder's newest one"
              if command == "fit" else "weights to load; `last` is the run folder's newest checkpoint"),
         ]  # fmt: skip
+    if command == "check":
+        lines.append("  --data_only true    the data alone: the model is not loaded")
     lines += [
         "  --print_config      print the config with every default filled in, and stop",
         "",

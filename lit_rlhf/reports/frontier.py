@@ -23,6 +23,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lit_rlhf.reports.charts import root_kl, scale_root_kl
 from lit_rlhf.reports.labels import PointLabel, place_labels
 
 
@@ -70,7 +71,6 @@ _RUN_COLOUR = "#882255"
 _CLEARLY_WORSE = 0.1
 _INK, _FAINT = "#333333", "#BBBBBB"
 _SIZE_INCHES, _DOTS_PER_INCH = (8.0, 5.0), 150
-_KL_TICKS = (0, 0.25, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 def draw_frontier(
@@ -106,7 +106,7 @@ def draw_frontier(
         sweep = [p for p in points if p["method"] == method and not (runs and p["beta"] == 0)]
         labels += _draw_sweep(axes, look, start, sorted(sweep, key=lambda point: point["kl"]))
     labels.append(_draw_start(axes, start))
-    _dress(axes, [*points, *(point for run in runs.values() for point in run)])
+    _dress(figure, axes, [*points, *(point for run in runs.values() for point in run)])
     canvas.draw()  # settles the layout, which the places of the labels depend on
     place_labels(axes, labels)
     _save(figure, path)
@@ -134,7 +134,7 @@ def _draw_sweep(
 ) -> list[PointLabel]:
     if not sweep:
         return []
-    across = [_root(point["kl"]) for point in (start, *sweep)]
+    across = [root_kl(point["kl"]) for point in (start, *sweep)]
     up = [point["gold"] for point in (start, *sweep)]
     axes.plot(across, up, color=look.colour, linewidth=2, zorder=2)
     labels = []
@@ -158,7 +158,7 @@ def _draw_run(axes: Axes, name: str, run: Sequence[TrajectoryPoint]) -> list[Poi
     """The way of one run, with its name at its end and its peak, where it is another point, marked."""
     if not run:
         return []
-    across, up = [_root(point["kl"]) for point in run], [point["gold"] for point in run]
+    across, up = [root_kl(point["kl"]) for point in run], [point["gold"] for point in run]
     axes.plot(across, up, color=_RUN_COLOUR, linewidth=1.6, linestyle=(0, (5, 2)), zorder=1)
     # The first point is where every run starts: the SFT policy, which has a marker of its own.
     for x, y, point in list(zip(across, up, run, strict=True))[1:]:
@@ -169,7 +169,7 @@ def _draw_run(axes: Axes, name: str, run: Sequence[TrajectoryPoint]) -> list[Poi
         PointLabel(across[-1], up[-1], _when(last), _RUN_COLOUR),
     ]
     if peak is not last and peak is not run[0]:
-        labels.append(PointLabel(_root(peak["kl"]), peak["gold"], _when(peak), _RUN_COLOUR))
+        labels.append(PointLabel(root_kl(peak["kl"]), peak["gold"], _when(peak), _RUN_COLOUR))
     return labels
 
 
@@ -178,7 +178,7 @@ def _when(point: TrajectoryPoint) -> str:
 
 
 def _draw_start(axes: Axes, start: FrontierPoint) -> PointLabel:
-    x, y = _root(start["kl"]), start["gold"]
+    x, y = root_kl(start["kl"]), start["gold"]
     _draw_marker(axes, x, y, _START.marker, _START.colour, start["grammar"], size=9)
     return PointLabel(x, y, _START.name, _START.colour, emphasised=True)
 
@@ -199,17 +199,9 @@ def _filled(colour: str, grammar: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _root(kl: float) -> float:
-    # An estimate from samples can fall a little under 0.
-    return math.sqrt(max(kl, 0.0))
-
-
-def _dress(axes: Axes, measured: Sequence[FrontierPoint | TrajectoryPoint]) -> None:
+def _dress(figure: Figure, axes: Axes, measured: Sequence[FrontierPoint | TrajectoryPoint]) -> None:
     """Title, axes, ticks in nats, and the key to the fill."""
-    furthest = max(0.25, *(point["kl"] for point in measured))
-    ticks = [kl for kl in _KL_TICKS if kl <= 1.15 * furthest]
-    axes.set_xticks([_root(kl) for kl in ticks], [f"{kl:g}" for kl in ticks])
-    axes.set_xlim(-0.03 * _root(furthest), 1.08 * _root(furthest))
+    scale_root_kl(figure, axes, [point["kl"] for point in measured])
     axes.margins(y=0.14)
     axes.set_xlabel("KL from the SFT policy, nats per response (square-root scale)", color=_INK)
     axes.set_ylabel("gold reward", color=_INK)

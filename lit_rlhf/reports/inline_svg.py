@@ -18,6 +18,8 @@ PALETTE = {
     "blue": "#0072b2",
     "vermillion": "#d55e00",
     "green": "#009e73",
+    "purple": "#cc79a7",
+    "orange": "#e69f00",
 }
 """Colours by the name of the page's variable that takes their place, so that a dark page can lighten them."""
 

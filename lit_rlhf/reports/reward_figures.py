@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
+from lit_rlhf.reports.charts import WIDTH_INCHES, blank_chart, dress_chart
 from lit_rlhf.reports.foreign_text import one_line
 from lit_rlhf.reports.inline_svg import PALETTE, inline_svg
 
-WIDTH_INCHES = 4.8
-"""A phone shows the text at about its own size, a column of a desktop page a third larger."""
 MOST_POINTS = 1000
 """Points of a scatter plot; more of them are a cloud without shape, and a heavy page."""
 _BARS = 40
 _LENGTH_BINS = 8
 _LABEL = 22
 _PERCENT = FuncFormatter(lambda share, place: f"{100 * share:.4g}%")
-_INK, _FAINT = PALETTE["ink"], PALETTE["faint"]
+_INK = PALETTE["ink"]
 _BLUE, _VERMILLION = PALETTE["blue"], PALETTE["vermillion"]
 
 
@@ -54,7 +51,7 @@ def draw_shares(
         emphasised: the place of the one in the model's colour; None = all of them are.
         overall: where a thin line stands for comparison; None = at the emphasised one, if there is one.
     """
-    figure, axes = _blank(0.75 + 0.27 * len(shares))
+    figure, axes = blank_chart(0.75 + 0.27 * len(shares))
     lowest = min([0.5, *(share.low for share in shares)])
     highest = max([0.5, *(share.high for share in shares)])
     room = max(0.05, 0.06 * (highest - lowest))
@@ -71,7 +68,7 @@ def draw_shares(
     axes.set_yticks(range(len(shares)), [one_line(share.name, _LABEL) + share.mark for share in shares])
     axes.set_ylim(len(shares) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(_PERCENT)
-    _dress(axes, grid="x")
+    dress_chart(axes, grid="x")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     if any(share.count is not None for share in shares):
@@ -107,7 +104,7 @@ def draw_reliability(bins: Sequence[tuple[float, float, int]]) -> str:
     below.set_ylabel("number", color=_INK)
     below.set_xlabel("what the model says: confidence in the response it prefers", color=_INK)
     for one in (axes, below):
-        _dress(one, grid="y")
+        dress_chart(one, grid="y")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_PERCENT)
     said = "; ".join(f"said {c:.2f}, right {r:.2f} of {n}" for c, r, n in bins)
@@ -120,7 +117,7 @@ def draw_differences(differences: Tensor) -> str:
     Args:
         differences: score of the better response minus that of the worse, ``[C]``, finite.
     """
-    figure, axes = _blank(2.7)
+    figure, axes = blank_chart(2.7)
     reach = float(differences.abs().max()) or 1.0
     inner = min(reach, 1.3 * float(_quantile(differences.abs(), 0.99)) or reach)
     edges = torch.linspace(-inner, inner, _BARS + 1)
@@ -142,7 +139,7 @@ def draw_differences(differences: Tensor) -> str:
         axes.text(share, 0.98, text, transform=axes.transAxes, ha=side, va="top", color=colour, weight="bold")
     axes.set_xlabel("score of the better response − score of the worse", color=_INK)
     axes.set_ylabel("comparisons", color=_INK)
-    _dress(axes, grid="y")
+    dress_chart(axes, grid="y")
     return inline_svg(
         figure, "differences", f"Score differences: {right} above 0, where the model is right, {wrong} below."
     )
@@ -155,7 +152,7 @@ def draw_lengths(lengths: Tensor, scores: Tensor) -> str:
         lengths: tokens of each response, ``[N]``.
         scores: of each, ``[N]``, finite; more than :data:`MOST_POINTS` are drawn in part, the means are of all.
     """
-    figure, axes = _blank(2.9)
+    figure, axes = blank_chart(2.9)
     drawn = spread_choice(len(lengths), MOST_POINTS)
     axes.plot(
         lengths[drawn].tolist(), scores[drawn].tolist(), marker="o", markersize=2.6, markeredgewidth=0,
@@ -167,7 +164,7 @@ def draw_lengths(lengths: Tensor, scores: Tensor) -> str:
     axes.plot(*zip(*means, strict=True), color=_VERMILLION, linewidth=1.8, marker="s", markersize=4)
     axes.set_xlabel("tokens of the response", color=_INK)
     axes.set_ylabel("score", color=_INK)
-    _dress(axes, grid="y")
+    dress_chart(axes, grid="y")
     return inline_svg(
         figure, "lengths", "Score against length. Means from the shortest to the longest responses: "
         + "; ".join(f"{score:.2f} at {length:.0f} tokens" for length, score in means) + ".",
@@ -192,19 +189,3 @@ def _wilson(share: float, count: int) -> tuple[float, float]:
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _blank(height_inches: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def _dress(axes: Axes, grid: Literal["x", "y"]) -> None:
-    axes.grid(axis=grid, color=_FAINT, linewidth=0.5, alpha=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_INK)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from markupsafe import Markup
@@ -13,6 +12,7 @@ from lit_rlhf.metrics.groups import Group
 from lit_rlhf.metrics.intervals import Interval
 from lit_rlhf.metrics.judged import Judged
 from lit_rlhf.reports.foreign_text import one_line
+from lit_rlhf.reports.page import Picture
 from lit_rlhf.reports.resampling import is_by_row
 from lit_rlhf.reports.reward_figures import (
     MOST_POINTS,
@@ -27,17 +27,6 @@ from lit_rlhf.reports.reward_numbers import MODEL, share_cell
 MOST_GROUPS = 25
 BY_ROW = "*"
 """Behind the name of a share whose interval is by row."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page."""
-
-    title: str
-    look_for: str
-    svg: Markup
-    header: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
 
 
 def draw_headline(evaluation: Evaluation) -> Picture | None:

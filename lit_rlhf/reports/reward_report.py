@@ -1,26 +1,19 @@
 """``reward-report.html``: how far a reward model can be trusted, on one page that needs nothing but itself.
 
-The page holds no script and asks for nothing: a content security policy allows its one style sheet, by hash.
 Text from the data is escaped, cut to a length, and shown with its hidden characters written out.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
 
 from lit_rlhf.metrics.evaluation import Evaluation
 from lit_rlhf.metrics.judged import Judged
 from lit_rlhf.records import Row
 from lit_rlhf.reports.foreign_text import shown
+from lit_rlhf.reports.page import Picture, write_page
 from lit_rlhf.reports.resampling import interval_note
 from lit_rlhf.reports.reward_numbers import (
     Judge,
@@ -31,7 +24,7 @@ from lit_rlhf.reports.reward_numbers import (
     measures,
     verdict,
 )
-from lit_rlhf.reports.reward_pictures import Picture, draw_headline, draw_pictures
+from lit_rlhf.reports.reward_pictures import draw_headline, draw_pictures
 from lit_rlhf.reports.wrong_pairs import WrongPair, describe_wrong_pair
 
 MOST_WRONG_SHOWN = 20
@@ -118,11 +111,7 @@ def write_reward_report(
         rows: the data, to which `judged.row` points. Texts are left out of the page where it does not reach.
         subject: model and data in words.
     """
-    text = _render(_describe(evaluation, judged, rows, subject))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_page(path, "reward_report", _describe(evaluation, judged, rows, subject))
 
 
 def _describe(evaluation: Evaluation, judged: Judged, rows: Sequence[Row], subject: Subject) -> _Page:
@@ -165,12 +154,3 @@ def _worst_note(worst: Sequence[int], judged: Judged, rows: Sequence[Row]) -> st
     if not any(0 <= int(judged.row[place]) < len(rows) for place in worst):
         note += " Their texts are not at hand: the data module has no rows()."
     return note
-
-
-def _render(page: _Page) -> str:
-    folder = files("lit_rlhf.reports")
-    style = folder.joinpath("reward_report.css").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(folder.joinpath("reward_report.html").read_text(encoding="utf-8"))
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return template.render(page=page, style=Markup(style), style_hash=digest) + "\n"

@@ -23,7 +23,7 @@ from lit_rlhf.metrics.groups import Group
 from lit_rlhf.metrics.intervals import Interval
 from lit_rlhf.metrics.judged import Judged
 from lit_rlhf.records import Row, Vote
-from lit_rlhf.reports import reward_report
+from lit_rlhf.reports import page as page_module
 from lit_rlhf.reports.foreign_text import one_line, shown
 from lit_rlhf.reports.reward_figures import MOST_POINTS, draw_shares
 from lit_rlhf.reports.reward_figures import Share as DrawnShare
@@ -428,7 +428,7 @@ def test_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def stop(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(reward_report.os, "replace", stop)
+    monkeypatch.setattr(page_module.os, "replace", stop)
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path)
     assert (tmp_path / "reward-report.html").read_text() == "old"
