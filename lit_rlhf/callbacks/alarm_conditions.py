@@ -11,6 +11,9 @@ from typing import Any
 STARTS = ("objective/entropy", "rollout/response_length", "rollout/eos_rate")
 """Numbers that are compared with what they were in the first iteration."""
 
+MOST = 0.5
+"""Share of responses that end by themselves at the start, for it to mean something that they no longer do."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -127,8 +130,8 @@ def _kl(numbers: Mapping[str, float], limit: float | None) -> str:
     if limit is None or now is None or not now > limit:
         return ""
     return (
-        f"objective/kl is {now:.4g} nats a response, over {limit:g}: the policy has left what the reward was trained on. "
-        "Raise model.kl_coef, set model.kl_target, or lower the learning rate."
+        f"objective/kl is {now:.4g} nats a response, over {limit:g}: the policy has left what the reward was trained "
+        "on. Raise model.kl_coef, set model.kl_target, or lower the learning rate."
     )
 
 
@@ -139,9 +142,9 @@ def _gold(course: Course, window: int | None) -> str:
         scores, gold = ([pair[side] for pair in kept] for side in (0, 1))
         if trend(scores) > 2 and trend(gold) < -2:
             return (
-                f"over {window} {kind} objective/scores went from {scores[0]:.3g} to {scores[-1]:.3g} and objective/gold "
-                f"from {gold[0]:.3g} to {gold[-1]:.3g}: the policy has found what the reward is wrong about. Stop at an "
-                "earlier checkpoint, raise model.kl_coef, or train the reward on these responses."
+                f"over {window} {kind} objective/scores went from {scores[0]:.3g} to {scores[-1]:.3g} and "
+                f"objective/gold from {gold[0]:.3g} to {gold[-1]:.3g}: the policy has found what the reward is wrong "
+                "about. Take an earlier checkpoint, raise model.kl_coef, or train the reward on these responses."
             )
     return ""
 
@@ -159,11 +162,11 @@ def _length(numbers: Mapping[str, float], course: Course, factor: float | None) 
 
 def _eos(numbers: Mapping[str, float], course: Course, share: float | None) -> str:
     now, start = numbers.get("rollout/eos_rate"), course.start.get("rollout/eos_rate")
-    if share is None or now is None or start is None or not now < share * start:
+    if share is None or now is None or start is None or start < MOST or not now < share * start:
         return ""
     return (
-        f"rollout/eos_rate is {now:.3g}, under {share:g} of the {start:.3g} at the start: responses no longer end. Give "
-        "those that are cut off a score of their own (model.shaping.missing_eos_score)."
+        f"rollout/eos_rate is {now:.3g}, under {share:g} of the {start:.3g} at the start: responses no longer end. "
+        "Give those that are cut off a score of their own (model.shaping.missing_eos_score)."
     )
 
 
@@ -178,7 +181,9 @@ def _critic(course: Course, iterations: int | None) -> str:
 
 
 def _non_finite(numbers: Mapping[str, float], course: Course) -> str:
-    names = sorted(name for name, value in numbers.items() if not math.isfinite(value))
+    names = sorted(
+        name for name, value in numbers.items() if not (math.isfinite(value) or name.startswith("val/"))
+    )
     said = [f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} no number"] if names else []
     if course.skipped_updates:
         said.append(f"{course.skipped_updates} updates were left out, whose gradient was not finite")

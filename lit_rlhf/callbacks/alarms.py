@@ -42,7 +42,8 @@ class TrainingAlarms(EarlyStopping):
         gold_window: alarm when over so many iterations, or validations, objective/scores rises and objective/gold
             falls, each by more than two standard errors between the window's halves; null = never.
         length_factor: alarm when rollout/response_length is over so many times the first iteration's; null = never.
-        eos_share: alarm when rollout/eos_rate is under this share of the first iteration's; null = never.
+        eos_share: alarm when rollout/eos_rate is under this share of the first iteration's, if that was 0.5 or more;
+            null = never.
         dead_critic_iterations: alarm when value/explained_variance is 0 or less so many times running; null = never.
         non_finite: alarm when a logged number or a gradient is not finite.
         learning_rate_factor: of ``lower_learning_rate``.
@@ -73,9 +74,10 @@ class TrainingAlarms(EarlyStopping):
             raise ValueError(
                 f"TrainingAlarms.action: expected one of {', '.join(get_args(Action))}, found {action!r}."
             )
-        if not 0 < learning_rate_factor < 1:
+        factor = learning_rate_factor
+        if not 0 < factor < 1:
             raise ValueError(
-                f"TrainingAlarms.learning_rate_factor: expected more than 0 and less than 1, found {learning_rate_factor}."
+                f"TrainingAlarms.learning_rate_factor: expected more than 0 and less than 1, found {factor}."
             )
         for name, number in (("save_every", save_every), ("max_roll_backs", max_roll_backs)):
             if number < 1:
@@ -84,7 +86,7 @@ class TrainingAlarms(EarlyStopping):
         self.thresholds = Thresholds(
             entropy_share, kl_limit, gold_window, length_factor, eos_share, dead_critic_iterations, non_finite
         )
-        self.learning_rate_factor = learning_rate_factor
+        self.learning_rate_factor = factor
         self.max_roll_backs = max_roll_backs
         self._last_good = LastGood(save_every)
         self._course = Course()

@@ -34,11 +34,12 @@ class LastGood:
 
     def state_dict(self) -> dict[str, Any]:
         """Names of files, which lie beside the checkpoint that this is saved in."""
-        return {"name": self.name, "candidate": self._candidate}
+        return {"name": self.name, "candidate": self._candidate, "needed": [list(n) for n in self._needed]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with these files."""
         self.name, self._candidate = state["name"], state["candidate"]
+        self._needed.extend([*state["needed"], self._names()])
 
     def begin(self, trainer: L.Trainer) -> None:
         """Keep the start, where a run has nothing to go back to yet."""
@@ -48,20 +49,25 @@ class LastGood:
                 rank_zero_info(
                     f"{folder_of(trainer) / self.name} is gone; the run as it is now takes its place."
                 )
-            self.name = self._save(trainer, trainer.current_epoch)
+            self.name = file_name(trainer.current_epoch)
+            self._save(trainer, self.name)
 
     def passed(self, trainer: L.Trainer) -> None:
         """An iteration had no alarm: the candidate it began with is good, and its own end may be the next."""
         if self._candidate is not None:
             self.name, self._candidate = self._candidate, None
         if (trainer.current_epoch + 1) % self.every == 0:
-            self._candidate = self._save(trainer, trainer.current_epoch + 1)
+            self._candidate = file_name(trainer.current_epoch + 1)
+            self._save(trainer, self._candidate)
         self._tidy(trainer)
 
     def note_saved(self) -> None:
         """A checkpoint of the run is being saved, with this state in it."""
         if not self._saving:
-            self._needed.append([name for name in (self.name, self._candidate) if name])
+            self._needed.append(self._names())
+
+    def _names(self) -> list[str]:
+        return [name for name in (self.name, self._candidate) if name is not None]
 
     def roll_back(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Path:
         """Weights, optimizer and the module's own state as in the good checkpoint, and nothing else of it.
@@ -82,8 +88,7 @@ class LastGood:
                 group.update({name: value for name, value in before.items() if name != "params"})
         return path
 
-    def _save(self, trainer: L.Trainer, iterations: int) -> str:
-        name = f"last-good-{iterations}.ckpt"
+    def _save(self, trainer: L.Trainer, name: str) -> None:
         path = folder_of(trainer) / name
         beside = path.with_name(f"{name}.partial")
         self._saving = True
@@ -94,14 +99,18 @@ class LastGood:
         if trainer.is_global_zero:
             os.replace(beside, path)
         trainer.strategy.barrier("last good checkpoint")
-        return name
 
     def _tidy(self, trainer: L.Trainer) -> None:
-        needed = {self.name, self._candidate, *(name for names in self._needed for name in names)}
+        needed = {name for names in (self._names(), *self._needed) for name in names}
         if trainer.is_global_zero:
             for file in folder_of(trainer).glob("last-good-*.ckpt"):
                 if file.name not in needed:
                     file.unlink()
+
+
+def file_name(iterations: int) -> str:
+    """The file's name after so many iterations."""
+    return f"last-good-{iterations}.ckpt"
 
 
 def folder_of(trainer: L.Trainer) -> Path:

@@ -26,8 +26,18 @@ class MetricsFile(Callback):
     def __init__(self, path: str | Path = "metrics.json") -> None:
         self.path = Path(path)
         self.values: dict[str, float] = {}
+        self._trainer: L.Trainer | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._trainer = trainer
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._trainer = None
 
     def state_dict(self) -> dict[str, Any]:
+        # A checkpoint of an epoch's end is saved after the module has logged for it, and after this callback's hook.
+        if self._trainer is not None and self._trainer.training:
+            self._collect(self._trainer)
         return {"values": dict(self.values)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -54,6 +64,12 @@ class MetricsFile(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._collect(trainer)
         self._write(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A finished run that is continued trains nothing, yet its file may be missing.
+        if self.values:
+            self.values["epoch"] = trainer.current_epoch
+            self._write(trainer)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

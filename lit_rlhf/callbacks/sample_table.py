@@ -14,7 +14,7 @@ CELL_LENGTH = 600
 
 
 class SampleTable(Callback):
-    """The module's `sample_table()` in TensorBoard's text tab, after each validation, else after each epoch.
+    """The module's `sample_table()` in TensorBoard's text tab, after each validation and each epoch that ends without.
 
     The module gives a list of rows, ``{column: value}``, or None where it has nothing to show. It is asked on
     every rank, because sampling may need them all; rank 0 writes.
@@ -27,13 +27,18 @@ class SampleTable(Callback):
         self.tag = tag
         self._last_step = -1
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self._last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._last_step = state_dict["last_step"]
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._show(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if sum(_as_list(trainer.num_val_batches)) == 0:
-            self._show(trainer, pl_module)
+        self._show(trainer, pl_module)
 
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         writers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -44,11 +49,9 @@ class SampleTable(Callback):
         rows = ask()
         if rows and trainer.is_global_zero:
             for logger in writers:
-                logger.experiment.add_text(self.tag, markdown_table(rows), trainer.global_step)
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+                # The step of the scalars logged here: a run continued from this very update drops what is later.
+                step = max(0, trainer.global_step - 1)
+                logger.experiment.add_text(self.tag, markdown_table(rows), step)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

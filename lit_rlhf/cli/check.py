@@ -1,11 +1,17 @@
-"""``lit-rlhf check``: tokenizer and data looked over, one example shown with what counts; nothing is trained."""
+"""``lit-rlhf check``: data looked over, an example shown, and what has to be true of the model at the start.
+
+Nothing is trained. ``--model`` and what else ``fit`` takes is that of the config, so the truths of the model are looked
+at for every config that is given; ``--data_only true`` leaves them out, and with them the loading of the model.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
+from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.text import Text
 from transformers import AutoConfig
@@ -20,6 +26,7 @@ from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.data.tree_datamodule import TreeDataModule
 from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.records import Tree, Vote
+from lit_rlhf.rollout.truth import Truth
 
 STYLES = {"prompt": "cyan", "counted": "bold green", "uncounted": "dim", "eos": "bold reverse magenta"}
 MEANING = {
@@ -33,11 +40,18 @@ LONGEST_SHOWN = 4000
 
 
 class CheckCommandLine(CommandLine):
-    """Takes what ``fit`` takes, builds the data module alone and looks at it."""
+    """Takes what ``fit`` takes, builds the data module and looks at it, then the module."""
 
     def __init__(self, argv: Sequence[str], console: Console) -> None:
         self.console = console
         super().__init__("fit", argv)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """``--data_only``, beside what ``fit`` has."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--data_only", type=bool, default=False, help="Look at the data alone; the model is not loaded."
+        )
 
     def before_instantiate_classes(self) -> None:
         """Nothing: there is no run folder."""
@@ -63,17 +77,53 @@ class CheckCommandLine(CommandLine):
             self.data.chat_template = arguments.get("chat_template")
 
     def _run_subcommand(self, subcommand: str) -> None:
-        # The data module logs its report too; here it is printed once, where the rest is.
-        logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-        level = logger.level
-        logger.setLevel(logging.WARNING)
-        try:
+        with quiet():  # the data module logs its report too; here it is printed once, where the rest is
             for split, path in self.data.paths.items():
                 if path is not None or (split == "val" and self.data.val_fraction):
                     self.data.plant(split)
-        finally:
-            logger.setLevel(level)
         show(self.data, self.model_name, self.console, self.new_tokens)
+        if not self.config.fit.data_only:
+            self.look_at_model()
+
+    def look_at_model(self) -> None:
+        """Build the module and print its truths; exit code 1 where one does not hold."""
+        from lit_rlhf.cli.check_truths import truths_of  # every phase's module: not for the data alone
+
+        config = self.config.clone()
+        config.fit.data, config.fit.trainer.callbacks = None, None
+        module = self._get(self.parser.instantiate(config), "model")
+        with quiet():
+            truths = truths_of(module, self.data)
+        if not truths:
+            say(
+                self.console, f"nothing is known that has to be true of {type(module).__name__} at the start."
+            )
+            return
+        show_truths(truths, self.console)
+        if not all(truth.holds for truth in truths):
+            raise SystemExit(1)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Lightning says of its trainer, and our rooms through it."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def show_truths(truths: Sequence[Truth], console: Console) -> None:
+    """Each truth behind a tick or a cross, with what was found."""
+    broken = sum(not truth.holds for truth in truths)
+    say(console, f"\nbefore the first update, {len(truths) - broken} of {len(truths)} truths hold:")
+    for truth in truths:
+        mark, style = ("✓", "green") if truth.holds else ("✗", "bold red")
+        line = Text(f"  {mark} {truth.name}", style=style)
+        console.print(line.append(f": {truth.explanation}", style="default"), soft_wrap=True)
 
 
 def show(data: TreeDataModule, model_name: str, console: Console, new_tokens: int) -> None:

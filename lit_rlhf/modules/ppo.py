@@ -56,6 +56,7 @@ from lit_rlhf.rollout.credit import (
     assign_credit,
 )
 from lit_rlhf.rollout.experience import join_ranks
+from lit_rlhf.rollout.reward_truths import head_is_stored, model_folders
 from lit_rlhf.rollout.shaping import ScoreShaping, shape_scores
 from lit_rlhf.rollout.truths import first_rollout_truths, tolerance_of
 
@@ -340,6 +341,7 @@ class PPOModule(PolicyPhase):
             reference_is_start=start,
             tolerance=tolerance_of(str(self.trainer.precision)),
         )
+        truths += map(head_is_stored, model_folders(self.hparams.get("reward")))
         failures = [f"{truth.name}: {truth.explanation}" for truth in truths if not truth.holds]
         if failures:
             raise ValueError("The first rollout does not hold together. " + " ".join(failures))

@@ -150,11 +150,8 @@ def score_sits_on_the_eos(experience: Experience, credit: Credit, kl_coef: float
     price = kl_coef * estimate if credit.kl_in == "reward" else torch.zeros_like(estimate)
     expected = torch.where(places == lengths[:, None] - 1, experience.shaped_scores[:, None], 0.0) - price
     expected = expected.masked_fill((places >= lengths[:, None]) | experience.failed[:, None], 0.0)
-    if credit.whiten_rewards:  # one positive factor for all of them
-        size = expected.square().sum()
-        expected = expected * (
-            (experience.rewards * expected).sum() / torch.where(size > 0, size, 1.0)
-        ).clamp(min=0)
+    if credit.whiten_rewards:
+        expected = _rescaled(expected, experience.rewards, experience.counted_mask)
     off = (experience.rewards - expected).abs().amax(1)
     wrong = (~(off <= 1e-4 * expected.abs().amax().clamp(min=1.0))).nonzero().flatten().tolist()
     said = f"on the last token of {len(experience)} responses"
@@ -171,3 +168,11 @@ def _difference(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]
     """Mean and largest |one − other| over the counted tokens; NaN where something is none."""
     apart = (one - other).abs()[mask]
     return apart.mean().item(), apart.max().item()
+
+
+def _rescaled(expected: Tensor, found: Tensor, mask: Tensor) -> Tensor:
+    """`expected` on the scale of `found`, as whitening moves it: one slope, at least 0, and one shift."""
+    x, y = expected[mask], found[mask]
+    spread = (x - x.mean()).square().sum()
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / torch.where(spread > 0, spread, 1.0)
+    return ((expected - x.mean()) * slope.clamp(min=0) + y.mean()).masked_fill(~mask, 0.0)

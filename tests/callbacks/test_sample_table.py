@@ -20,7 +20,7 @@ def test_sample_table_is_written_once_a_validation(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     tables = events.Tensors("samples/text_summary")
-    assert [event.step for event in tables] == [6, 12]
+    assert [event.step for event in tables] == [5, 11]
     text = tables[0].tensor_proto.string_val[0].decode()
     assert text.splitlines()[2] == "| a\\|b<br>c | 0.500 |"
 
