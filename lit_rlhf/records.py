@@ -222,6 +222,8 @@ class Experience:
     """N lists."""
     response_ids: list[list[int]]
     """N lists; an EOS, where one was drawn, is the last."""
+    prompt_names: list[str]
+    """N names for messages: the row's id, or its place."""
     prompt_index: Tensor
     """Long ``[N]``: which of the iteration's prompts it answers; responses of one prompt are a group."""
     response_mask: Tensor

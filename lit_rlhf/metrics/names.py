@@ -26,7 +26,7 @@ LOGGED_NAMES: dict[str, str] = {
     "val/logps/rejected": "logps/rejected on the validation data",
     "objective/kl": "KL of the policy from the reference, nats a response, summed over its tokens",
     "objective/scores": "mean score of the rollout's responses, before any KL price",
-    "objective/rlhf_reward": "mean score minus the KL price of the response: what PPO maximises",
+    "objective/rlhf_reward": "mean shaped score minus the KL price of the response: what PPO maximises",
     "objective/entropy": "mean entropy of the distributions the tokens were drawn from, nats a token",
     "objective/kl_coef": "price of one nat of KL, in units of the score",
     "objective/shaped_scores": "mean of what `shaping` made of the scores",

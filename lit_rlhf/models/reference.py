@@ -95,7 +95,7 @@ class MovingReference(Frozen):
         self.every = every
         self.decay = decay
         self.adapter = adapter
-        self.iteration = 0
+        self.iteration = -1
         self._wide: dict[str, Tensor] = {}  # averages of coarse weights, in fp32
         self._loaded: dict[str, Tensor] | None = None
 
@@ -111,13 +111,13 @@ class MovingReference(Frozen):
 
         Args:
             policy: as it stands; of the same kind as the network held.
-            iteration: its number; in the first, 0, the reference is what it is.
+            iteration: its number, from 0.
         """
         if iteration == self.iteration:
             return
         self._settle()
         self.iteration = iteration
-        if iteration == 0 or (self.every is not None and iteration % self.every):
+        if self.every is not None and iteration % self.every:
             return
         if self.adapter is not None:
             policy = PolicyNetwork(self.adapter.merged())
@@ -129,6 +129,10 @@ class MovingReference(Frozen):
                 self._average(name, held[name], weight, 1 - self.decay)
         for ours, theirs in zip(self.network.buffers(), policy.buffers(), strict=True):
             ours.copy_(theirs)  # tables and counts: the average of two would be neither
+
+    def start_anew(self) -> None:
+        """Count iterations from 0 again: the run that begins does not continue another."""
+        self.iteration = -1
 
     def _average(self, name: str, held: Tensor, weight: Tensor, share: float) -> None:
         """Move `held` by `share` of the way to `weight`."""
@@ -169,10 +173,13 @@ class MovingReference(Frozen):
         if self._loaded is None:
             return
         loaded, self._loaded, self._wide = self._loaded, None, {}
-        for name, held in self.network.named_parameters():
-            held.copy_(loaded[name])
-            if self.decay is not None and held.dtype in COARSE:
-                self._wide[name] = loaded[name].to(held.device, torch.float32, copy=True)
+        with torch.inference_mode(
+            False
+        ):  # a validation may be the first to look, and training averages them after it
+            for name, held in self.network.named_parameters():
+                held.copy_(loaded[name])
+                if self.decay is not None and held.dtype in COARSE:
+                    self._wide[name] = loaded[name].to(held.device, torch.float32, copy=True)
 
 
 Reference: TypeAlias = Frozen | AdapterOff

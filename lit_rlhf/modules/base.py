@@ -126,10 +126,13 @@ class PhaseModule(L.LightningModule):
 
     def _move_frozen(self) -> None:
         precision = self.trainer.precision_plugin
-        for held in self.frozen():
-            held.to(self.device)
-            if isinstance(held, Frozen) and isinstance(precision, HalfPrecision | DoublePrecision):
-                precision.convert_module(held.network)  # the weights of what it is compared with were, too
+        with torch.inference_mode(False):  # what a validation moves is changed by a fit behind it
+            for held in self.frozen():
+                held.to(self.device)
+                if isinstance(held, Frozen) and isinstance(precision, HalfPrecision | DoublePrecision):
+                    precision.convert_module(
+                        held.network
+                    )  # the weights of what it is compared with were, too
 
     def _reset_metrics(self) -> None:
         # What `Trainer.validate` leaves are tensors of inference mode, which validation inside a fit cannot add to;

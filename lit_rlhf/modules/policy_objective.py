@@ -15,6 +15,9 @@ from lit_rlhf.ops.masking import masked_mean, masked_sum
 from lit_rlhf.records import Experience, ExperienceBatch
 from lit_rlhf.rollout.credit import ESTIMATORS, Estimator, Level, Place
 
+LARGEST = 20.0
+"""Log-ratio of a whole response beyond which it is not followed, as in the clipped surrogate."""
+
 
 @dataclass(frozen=True)
 class PolicyObjective:
@@ -88,17 +91,22 @@ class PolicyObjective:
         )
         losses = policy_losses
         if self.kl_in == "loss" and kl_coef > 0:
-            reference = self.per_item(batch.reference_logprobs, mask)
-            losses = losses + kl_coef * ESTIMATORS[self.kl_estimator](logprobs, reference)
+            losses = losses + kl_coef * self._kl_losses(now.logprobs, batch.reference_logprobs, mask)
         if now.entropy is not None:
             losses = losses - self.entropy_coef * self.per_item(now.entropy, mask)
         metrics = {
             "policy/loss": masked_mean(policy_losses.detach(), counted),
             "policy/approx_kl": approximate_kl(now.logprobs.detach(), batch.old_logprobs, mask),
             "policy/clip_fraction": clip_fraction(
-                logprobs.detach(), old, advantages, counted, self.clip_range, self.clip_range_high
+                logprobs.detach(),
+                old,
+                advantages,
+                counted,
+                self.clip_range,
+                self.clip_range_high,
+                self.dual_clip,
             ),
-            "policy/ratio": masked_mean((logprobs.detach() - old).exp(), counted),
+            "policy/ratio": masked_mean((logprobs.detach() - old).clamp(max=LARGEST).exp(), counted),
         }
         if now.values is not None:
             value_losses, value_metrics = self._value_losses(now.values, batch, counted)
@@ -109,6 +117,16 @@ class PolicyObjective:
         else:
             total, count = masked_sum(losses, counted), counted.sum()
         return total, count, metrics
+
+    def _kl_losses(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+        """KL estimates of the items, of whole responses by the sum of their tokens' log-ratios."""
+        estimator = ESTIMATORS[self.kl_estimator]
+        if self.level == "token":
+            return estimator(logprobs, reference)
+        log_ratio = masked_sum(logprobs - reference, mask, dim=1).clamp(-LARGEST, LARGEST)
+        estimates = estimator(log_ratio, torch.zeros_like(log_ratio))
+        # GSPO divides a response's policy gradient by its tokens, and so the price against which it stands
+        return estimates / mask.sum(1).clamp(min=1) if self.level == "gspo" else estimates
 
     def _value_losses(
         self, values: Tensor, batch: ExperienceBatch, counted: Tensor

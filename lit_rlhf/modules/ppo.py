@@ -42,7 +42,13 @@ from lit_rlhf.ops.masking import masked_mean, masked_sum
 from lit_rlhf.ops.moments import Moments
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, ResponseTrees, Row
-from lit_rlhf.rewards.build import RewardSpec, build_reward, score_completions
+from lit_rlhf.rewards.build import (
+    RewardSpec,
+    build_reward,
+    is_plain,
+    refuse_if_all_failed,
+    score_completions,
+)
 from lit_rlhf.rewards.protocol import Completions, RewardError
 from lit_rlhf.rollout.collect import RolloutRequest, collect_rollout
 from lit_rlhf.rollout.credit import (
@@ -198,8 +204,10 @@ class PPOModule(PolicyPhase):
         # as plain values, which a checkpoint can hold
         shaping, pretraining = (s and asdict(s) for s in (self.shaping, self.pretraining))  # type: ignore[assignment]
         given = {"reward": reward, "gold_reward": gold_reward}
-        objects = [name for name, spec in given.items() if not isinstance(spec, str | dict | list | None)]
-        self.remember_arguments(model, *objects)
+        self.remember_arguments(model, *(name for name, spec in given.items() if not is_plain(spec)))
+        # a subclass's own arguments of these names are objects still
+        plain = {"shaping": shaping, "pretraining": pretraining}
+        self.hparams.update({name: value for name, value in plain.items() if name in self.hparams})
         check_argument("temperature", temperature, temperature > 0, "more than 0, since PPO samples")
         for name, number in (("samples_per_prompt", samples_per_prompt), ("epochs", epochs)):
             check_argument(name, number, number >= 1, "1 or more")
@@ -232,7 +240,6 @@ class PPOModule(PolicyPhase):
             kl_estimator,
             max_new_tokens,
         )
-        self._check_together(samples_per_prompt, critic_warmup)
         self.kl_coef = kl_coef
         self.kl_target, self.kl_horizon = kl_target, kl_horizon
         self.samples_per_prompt = samples_per_prompt
@@ -243,6 +250,7 @@ class PPOModule(PolicyPhase):
         self.critic_warmup = critic_warmup
         self.critic_learning_rate = critic_learning_rate
         self.seed = settled_seed(seed)
+        self._check_together()
 
         self.network, self.adapter = build_actor_critic(
             model, critic, self.credit.wants_critic, attention, lora
@@ -262,21 +270,27 @@ class PPOModule(PolicyPhase):
         self._rollout_ended = 0.0
         self._table: list[dict[str, Any]] = []
         self._moved: list[Tensor] = []
+        self._updated = False  # whether the policy is no longer what it was made from
         self._skipping = False
         self._skipped = 0
 
-    def _check_together(self, samples_per_prompt: int, critic_warmup: int) -> None:
+    def _check_together(self) -> None:
         """Refuse arguments that contradict one another."""
         advantage = self.credit.advantage
-        if advantage in GROUP_ADVANTAGES and samples_per_prompt < 2:
+        if advantage in GROUP_ADVANTAGES and self.samples_per_prompt < 2:
             raise ValueError(
                 f"model.samples_per_prompt: {advantage} compares the responses of a prompt; expected 2 or more, "
-                f"found {samples_per_prompt}."
+                f"found {self.samples_per_prompt}."
             )
-        if not self.credit.wants_critic and critic_warmup > 0:
+        for name in ("critic_warmup", "critic_learning_rate"):
+            if getattr(self, name) and not self.credit.wants_critic:
+                raise ValueError(
+                    f"model.{name}: {advantage} has no critic. Leave it out, or take model.advantage gae, or reinforce "
+                    "with model.baseline value."
+                )
+        if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError(
-                f"model.critic_warmup: {advantage} has no critic. Leave it out, or take model.advantage gae, or "
-                "reinforce with model.baseline value."
+                "model.kl_target: model.kl_coef 0 stays 0 whatever it is multiplied by. Give it 0.1, or leave one out."
             )
 
     # --- the iteration: rollout -------------------------------------------------------------------------
@@ -310,7 +324,9 @@ class PPOModule(PolicyPhase):
             )
         except RewardError as error:
             local = error
-        experience = self._shaped(join_ranks(local, self.trainer.world_size))
+        experience = join_ranks(local, self.trainer.world_size)
+        refuse_if_all_failed(experience.failed)
+        experience = self._shaped(experience)
         self._rollout_metrics = {"time/rollout_seconds": time.perf_counter() - started}
         return assign_credit(experience, self.credit, self.kl_coef)
 
@@ -320,7 +336,7 @@ class PPOModule(PolicyPhase):
 
     def on_rollout_end(self, experience: Experience) -> None:
         """Numbers of the rollout, logged at the end of the iteration. Runs once a rollout. Meant to be extended."""
-        self._rollout_metrics |= rollout_numbers(experience, self.kl_coef, self.credit.wants_critic)
+        self._rollout_metrics |= rollout_numbers(experience, self.kl_coef, self.credit)
         self._rollout_metrics["episodes"] = float((self.current_epoch + 1) * len(experience))
         self._table = rollout_table(experience, self.encoder, SHOWN)
         self._observed_kl = [self._rollout_metrics["objective/kl"], float(len(experience))]
@@ -332,7 +348,7 @@ class PPOModule(PolicyPhase):
         Raises:
             ValueError: something is not; the message says what is likely wrong.
         """
-        start = self.hparams.get("reference") is None
+        start = self.hparams.get("reference") is None and not self._updated
         truths = first_rollout_truths(
             experience,
             self.encoder,
@@ -436,8 +452,9 @@ class PPOModule(PolicyPhase):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """One mean over the minibatch; then what is not to learn is left without a gradient: optimizers pass it by."""
+        """One mean over the minibatch; what is not to learn is left without a gradient: optimizers pass it by."""
         super().on_before_optimizer_step(optimizer)
+        self._updated = True
         if self._moved and self.target_kl is not None:
             moved = self._sum_over_ranks(torch.stack(self._moved).sum(0))
             self._moved = []
@@ -476,6 +493,8 @@ class PPOModule(PolicyPhase):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._rollout_ended = time.perf_counter()  # of a run that goes on inside an iteration
+        if isinstance(self._reference, MovingReference) and self.trainer.ckpt_path is None:
+            self._reference.start_anew()
         if self.pretraining is not None:
             self.pretraining_rows = PretrainingRows(self.pretraining, self.encoder, self.seed)
             self.pretraining_rows.check_positions(self.network.policy.causal_lm.config)
@@ -495,6 +514,7 @@ class PPOModule(PolicyPhase):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._updated = True
         state = checkpoint["ppo"]
         if self.kl_target is not None:  # a fixed one is the config's, which wins
             self.kl_coef, self._observed_kl = state["kl_coef"], state["observed_kl"]
@@ -509,19 +529,25 @@ class PPOModule(PolicyPhase):
 
     def validation_step(self, batch: ResponseTrees, batch_idx: int) -> None:
         """Score one response to each validation prompt, drawn with the same noise every time."""
+        if not hasattr(self.datamodule, "rows"):
+            raise ValueError(
+                "PPO validates on prompts with their columns: give the trainer a PromptDataModule."
+            )
         all_rows = self.datamodule.rows("test" if self.trainer.testing else "val")
         rows = [all_rows[index] for index in batch.row_indices.tolist()]
         keys = counter_key(self.seed, -1, batch.row_indices.cpu())
         experience = self._draw(RolloutRequest(rows, torch.arange(len(rows)), prompts_of(batch), keys))
         counted = ~experience.failed
-        self.val_means.update("val/objective/scores", experience.scores[counted])
-        if self.gold_reward is not None:
-            self.val_means.update(
-                "val/objective/gold", experience.gold_scores[~experience.gold_scores.isnan()]
-            )
-        self.val_means.update("val/objective/kl", sequence_kl(experience))
-        self.val_means.update("val/rollout/response_length", experience.response_mask.sum(1).float())
-        self.val_means.update("val/rollout/eos_rate", (~experience.truncated).float())
+        numbers = {
+            "val/objective/scores": experience.scores[counted],
+            "val/objective/gold": experience.gold_scores[~experience.gold_scores.isnan()],
+            "val/objective/kl": sequence_kl(experience)[counted],
+            "val/rollout/response_length": experience.response_mask.sum(1)[counted].float(),
+            "val/rollout/eos_rate": (~experience.truncated)[counted].float(),
+        }
+        for name, values in numbers.items():
+            if len(values):
+                self.val_means.update(name, values)
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.val_means.compute().items():

@@ -90,14 +90,13 @@ class RolloutLoader:
 
     def prompts(self, iteration: int) -> list[Row]:
         """The iteration's prompts: the file is gone through in a new order each time round."""
-        chosen = []
-        for number in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
-            times_round, place = divmod(number, len(self.rows))
-            chosen.append(self.rows[self._order(times_round)[place]])
+        chosen: list[Row] = []
+        first, behind = iteration * self.batch_size, (iteration + 1) * self.batch_size
+        for times_round in range(first // len(self.rows), (behind - 1) // len(self.rows) + 1):
+            start = times_round * len(self.rows)
+            order = _permutation(len(self.rows), self.seed, times_round)
+            chosen += [self.rows[i] for i in order[max(first - start, 0) : behind - start]]
         return chosen
-
-    def _order(self, times_round: int) -> list[int]:
-        return _permutation(len(self.rows), self.seed, times_round)
 
     def _plan(self, experience: Experience, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """This rank's share of every micro-batch, in order: responses, and fields of the pretraining mix."""
@@ -140,6 +139,11 @@ class RolloutLoader:
                 f"minibatches of {self.module.minibatch_size}), too few for {self.shares} shares "
                 "(ranks x trainer.accumulate_grad_batches). Make the minibatches larger, or of equal size."
             )
+        if self.module.kl_target is not None and self.module.kl_horizon <= 0.2 * self.num_responses:
+            raise ValueError(
+                f"model.kl_horizon: expected more than a fifth of an iteration's {self.num_responses} responses, "
+                f"since β changes by up to 0.2 x responses / horizon, found {self.module.kl_horizon}."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The experience and the position in it, while an iteration is under way; else nothing."""
@@ -178,7 +182,7 @@ class RolloutLoader:
             "model.minibatch_size": self.module.minibatch_size,
             "model.epochs": self.module.epochs,
             "model.seed": self.seed,
-            "ranks x accumulate_grad_batches": self.shares,
+            "trainer.accumulate_grad_batches": self.module.trainer.accumulate_grad_batches,
         }
 
 

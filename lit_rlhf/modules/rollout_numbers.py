@@ -12,6 +12,7 @@ from lit_rlhf.metrics import explained_variance
 from lit_rlhf.ops.kl import k1
 from lit_rlhf.ops.masking import masked_mean
 from lit_rlhf.records import Experience
+from lit_rlhf.rollout.credit import Credit
 
 
 def sequence_kl(experience: Experience) -> Tensor:
@@ -19,7 +20,7 @@ def sequence_kl(experience: Experience) -> Tensor:
     return k1(experience.old_logprobs, experience.reference_logprobs).sum(1)
 
 
-def rollout_numbers(experience: Experience, kl_coef: float, with_critic: bool) -> dict[str, float]:
+def rollout_numbers(experience: Experience, kl_coef: float, credit: Credit) -> dict[str, float]:
     """Logged scalars of a rollout by name, over the responses whose reward did not fail."""
     counted = ~experience.failed
     mask = experience.counted_mask
@@ -30,7 +31,7 @@ def rollout_numbers(experience: Experience, kl_coef: float, with_critic: bool) -
         "objective/kl": kl.mean(),
         "objective/scores": scores.mean(),
         "objective/shaped_scores": shaped.mean(),
-        "objective/rlhf_reward": (scores - kl_coef * kl).mean(),
+        "objective/rlhf_reward": (shaped - kl_coef * kl).mean(),
         "objective/entropy": masked_mean(experience.entropy, mask),
         "objective/kl_coef": torch.tensor(kl_coef),
         "rollout/response_length": mask[counted].sum(1).float().mean(),
@@ -38,8 +39,11 @@ def rollout_numbers(experience: Experience, kl_coef: float, with_critic: bool) -
         "rollout/failed_rewards": experience.failed.float().sum(),
         "rollout/logprob_difference": difference.max(),
     }
-    if with_critic:
-        numbers["value/explained_variance"] = explained_variance(experience.values, experience.returns, mask)
+    if credit.wants_critic:
+        foreseen = (experience.values, experience.returns, mask)
+        if credit.level != "token":  # a response is one action, and the value before its first token counts
+            foreseen = (experience.values[:, 0], experience.returns[:, 0], mask[:, 0])
+        numbers["value/explained_variance"] = explained_variance(*foreseen)
     gold = experience.gold_scores[~experience.gold_scores.isnan()]
     if len(gold):
         numbers["objective/gold"] = gold.mean()

@@ -117,12 +117,25 @@ def score_completions(
     if not thorough:
         raise_failure(scoring, completions)
     log.warning(
-        "%d of %d responses have no score and are left out. %s",
+        "%d of %d responses have no score. %s",
         len(scoring.failures),
         len(completions),
         describe_failures(scoring, completions),
     )
     return scoring.scores
+
+
+def is_plain(spec: Any) -> bool:
+    """Whether a reward is given in words and numbers alone, which a config and a checkpoint can hold.
+
+    >>> is_plain([{"reward": "./a", "weight": 1.0}]), is_plain([{"reward": print}])
+    (True, False)
+    """
+    if isinstance(spec, dict):
+        return all(is_plain(value) for value in spec.values())
+    if isinstance(spec, list | tuple):
+        return all(is_plain(value) for value in spec)
+    return spec is None or isinstance(spec, str | int | float)
 
 
 def refuse_if_all_failed(failed: Tensor) -> None:

@@ -61,19 +61,19 @@ def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling it returns a coroutine: a coroutine function, a partial of one, an object with an async call."""
     while isinstance(function, functools.partial):
         function = function.func
-    called = getattr(function, "__call__", function)  # noqa: B004  # an object's own call, not whether it has one
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+    # of the type, as calling does: a class whose objects have an async call is not async itself
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _in_thread(call: Callable[[], Any]) -> Future[Any]:
     future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()  # from here on it cannot be cancelled, only left
 
     def work() -> None:
         try:
             future.set_result(call())
-        except (
-            BaseException
-        ) as error:  # SystemExit too: it would end this thread alone, and nobody would hear of it
+        # SystemExit too: it would end this thread alone, and nobody would hear of it
+        except BaseException as error:
             future.set_exception(error)
 
     threading.Thread(target=work, name="reward", daemon=True).start()

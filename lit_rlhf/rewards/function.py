@@ -48,7 +48,7 @@ class FunctionReward(PartialReward):
         self, function: RewardFunction, name: str | None = None, timeout: float | None = None
     ) -> None:
         self.function = function
-        self.name: str = name or getattr(function, "__qualname__", type(function).__name__)
+        self.name = name or str(getattr(function, "__qualname__", type(function).__name__))
         self.timeout = timeout
         wanted = sorted(TRAINER_OF_TRL & _required_arguments(function))
         if wanted:
@@ -77,12 +77,13 @@ class FunctionReward(PartialReward):
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for prompt, text in zip(completions.prompts, completions.texts, strict=True)
         ]
+        # copies: what a function takes out of its lists is there again when it is asked again
         arguments: dict[str, Any] = {
-            **completions.columns,
-            "prompts": completions.prompts,
+            **{name: list(values) for name, values in completions.columns.items()},
+            "prompts": list(completions.prompts),
             "completions": texts,
-            "completion_ids": completions.response_ids,
-            "finished": completions.finished,
+            "completion_ids": list(completions.response_ids),
+            "finished": list(completions.finished),
         }
         return begin_call(self.function, arguments, self.timeout)
 
@@ -99,8 +100,6 @@ class FunctionReward(PartialReward):
         return Scoring(torch.tensor(numbers), failures)
 
     def _listed(self, given: Any, count: int) -> list[Any]:
-        if isinstance(given, Tensor):
-            given = given.detach().tolist()
         try:
             values = None if isinstance(given, str | dict) else list(given)
         except TypeError:

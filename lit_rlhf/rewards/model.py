@@ -116,9 +116,12 @@ class ModelReward(PartialReward):
         return self.encoder.prompt_ids(prompt), self._response_ids(prompt, text, completions.finished[place])
 
     def _response_ids(self, prompt: Prompt, text: str, finished: bool) -> list[int]:
-        """The response in the reward model's own tokens; one that was cut off has no EOS here either."""
-        ids = self.encoder.response_ids(prompt, text)[0]
-        return ids if finished or len(ids) == 1 else ids[:-1]
+        """The response in the reward model's own tokens; one that was cut off has neither its EOS nor what closes a
+        turn in its template."""
+        if finished:
+            return self.encoder.response_ids(prompt, text)[0]
+        # cut off before any text there is nothing but an EOS to read a score at
+        return self.encoder.token_ids(text) or [self.encoder.eos_token_id]
 
     def to(self, device: torch.device | str) -> ModelReward:
         self.device = device

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,10 @@ def collect_rollout(
         network, request.prompt_ids, settings, request.keys, encoder.eos_token_id, device, progress
     )
     completions = describe_completions(request, sampled, encoder)
-    scores = score(completions)
+    with _fp32_default():
+        scores = score(completions)
+        gold_scores = torch.full_like(scores, torch.nan) if gold_score is None else gold_score(completions)
     failed = scores.isnan()
-    no_gold = torch.full_like(scores, torch.nan)
-    gold_scores = no_gold if gold_score is None else gold_score(completions)
     grids = _look(network, reference, request, sampled, settings.temperature, batch_size, device)
     mask = torch.arange(sampled.logprobs.shape[1])[None, :] < torch.tensor(
         [[len(ids)] for ids in sampled.response_ids]
@@ -89,6 +90,7 @@ def collect_rollout(
     return Experience(
         prompt_ids=request.prompt_ids,
         response_ids=sampled.response_ids,
+        prompt_names=completions.prompt_names,
         prompt_index=request.prompt_index,
         response_mask=mask,
         sampled_logprobs=sampled.logprobs.cpu().masked_fill(~mask, 0),
@@ -105,6 +107,17 @@ def collect_rollout(
         returns=zeros,
         truncated=sampled.truncated.cpu(),
     )
+
+
+@contextmanager
+def _fp32_default() -> Iterator[None]:
+    """Rewards make their own tensors, which a trainer in bf16-true or 64-true would give its own precision."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 @torch.no_grad()

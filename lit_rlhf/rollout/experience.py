@@ -72,7 +72,7 @@ def join_ranks(local: Experience | RewardError, world_size: int) -> Experience:
 def training_batch(experience: Experience, indices: Sequence[int]) -> ExperienceBatch:
     """What one training step sees of the experience: trees and the grids cut to their width."""
     part = select(experience, indices)
-    trees = one_response_trees(part.prompt_ids, part.response_ids, part.failed.tolist())
+    trees = one_response_trees(part.prompt_ids, part.response_ids, part.failed.tolist(), part.prompt_names)
     width = max(trees.response_lengths)
     return ExperienceBatch(
         trees=trees,
@@ -85,14 +85,18 @@ def training_batch(experience: Experience, indices: Sequence[int]) -> Experience
 
 
 def one_response_trees(
-    prompt_ids: list[list[int]], response_ids: list[list[int]], failed: Sequence[bool] | None = None
+    prompt_ids: list[list[int]],
+    response_ids: list[list[int]],
+    failed: Sequence[bool] | None = None,
+    names: Sequence[str] | None = None,
 ) -> ResponseTrees:
     """A tree for each sampled response; every one of its tokens counts, and none of a response that failed."""
-    counted = [True] * len(response_ids) if failed is None else [not each for each in failed]
+    failed = [False] * len(response_ids) if failed is None else failed
+    names = [""] * len(response_ids) if names is None else names
     return pack_trees(
         [
-            Tree(prompt, [response], [[counts] * len(response)])
-            for prompt, response, counts in zip(prompt_ids, response_ids, counted, strict=True)
+            Tree(prompt, [response], [[not fails] * len(response)], id=name)
+            for prompt, response, fails, name in zip(prompt_ids, response_ids, failed, names, strict=True)
         ]
     )
 

@@ -73,8 +73,8 @@ def shape_scores(
 ) -> tuple[Tensor, Moments | None]:
     """The scores that are trained on, and the running moments with this rollout in them.
 
-    In this order: a missing EOS; the soft over-long penalty −c·min(max(len − (L − b), 0), b)/b, with L the limit, b
-    the buffer and c the penalty; the running scale; the clip.
+    In this order: a missing EOS; the soft over-long penalty −c·max(len − (L − b), 0)/b, with L the limit, b the
+    buffer and c the penalty; the running scale; the clip.
 
     Args:
         scores: what the reward said of all ranks' responses, NaN where it failed: these stay NaN and enter nothing.
@@ -128,5 +128,5 @@ def _overlong_penalties(lengths: Tensor, settings: ScoreShaping, max_new_tokens:
         )
     if not buffer:
         return 0.0
-    over = (lengths - (max_new_tokens - buffer)).clamp(0, buffer)
+    over = (lengths - (max_new_tokens - buffer)).clamp(min=0)
     return settings.overlong_penalty * over / buffer

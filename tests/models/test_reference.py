@@ -79,8 +79,8 @@ def test_following_twice_to_one_iteration_is_following_once() -> None:
     for _ in range(2):
         reference.advance(Scale(0.0), 1)
     assert weight_of(reference) == 4.0
-    for iteration in (0, 1):  # another fit begins: its first iteration takes the reference as it is
-        reference.advance(Scale(0.0), iteration)
+    reference.start_anew()  # another fit begins, whose iteration 1 is another
+    reference.advance(Scale(0.0), 1)
     assert weight_of(reference) == 2.0
 
 

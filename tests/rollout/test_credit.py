@@ -21,6 +21,7 @@ def experience(**changes) -> Experience:
     made = Experience(
         prompt_ids=[[5]] * 4,
         response_ids=[[7] * n for n in MASK.sum(1).tolist()],
+        prompt_names=["a", "a", "b", "b"],
         prompt_index=torch.tensor([0, 0, 1, 1]),
         response_mask=MASK,
         sampled_logprobs=old,
