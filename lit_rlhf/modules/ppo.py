@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,42 +14,32 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.seed import settled_seed
-from lit_rlhf.data.trees import plant_tree
 from lit_rlhf.losses.policy import LossMean
 from lit_rlhf.losses.sft import sft_loss
-from lit_rlhf.metrics import NamedMeans
-from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.ppo_networks import build_actor_critic, build_reference
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import MovingReference
 from lit_rlhf.modules.base import (
-    Movable,
     check_argument,
     checked_settings,
     default_optimizer,
-    prompts_of,
 )
 from lit_rlhf.modules.policy_objective import PolicyObjective, log_ratio_moments
-from lit_rlhf.modules.policy_phase import SHOWN, PolicyPhase
+from lit_rlhf.modules.policy_phase import SHOWN
 from lit_rlhf.modules.pretraining_mix import PretrainingMix, PretrainingRows
 from lit_rlhf.modules.rollout_loader import RolloutLoader
-from lit_rlhf.modules.rollout_numbers import rollout_numbers, rollout_table, sequence_kl
+from lit_rlhf.modules.rollout_numbers import rollout_numbers, rollout_table
+from lit_rlhf.modules.rollout_phase import RolloutPhase
 from lit_rlhf.ops.kl_control import adapted_kl_coef
 from lit_rlhf.ops.masking import masked_mean, masked_sum
 from lit_rlhf.ops.moments import Moments
-from lit_rlhf.ops.noise import counter_key
-from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, ResponseTrees, Row
+from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, Row
 from lit_rlhf.rewards.build import (
     RewardSpec,
-    build_reward,
     is_plain,
-    refuse_if_all_failed,
-    score_completions,
 )
-from lit_rlhf.rewards.protocol import Completions, RewardError
-from lit_rlhf.rollout.collect import RolloutRequest, collect_rollout
 from lit_rlhf.rollout.credit import (
     GROUP_ADVANTAGES,
     Advantage,
@@ -61,21 +50,12 @@ from lit_rlhf.rollout.credit import (
     Place,
     assign_credit,
 )
-from lit_rlhf.rollout.experience import join_ranks
 from lit_rlhf.rollout.reward_truths import head_is_stored, model_folders
 from lit_rlhf.rollout.shaping import ScoreShaping, shape_scores
 from lit_rlhf.rollout.truths import first_rollout_truths, tolerance_of
 
-VALIDATION_MEANS = [
-    "val/objective/scores",
-    "val/objective/gold",
-    "val/objective/kl",
-    "val/rollout/response_length",
-    "val/rollout/eos_rate",
-]
 
-
-class PPOModule(PolicyPhase):
+class PPOModule(RolloutPhase):
     """Proximal policy optimisation (Schulman et al. 2017, eq. 7) of E[r] − β·KL(π‖π_ref), and its relatives.
 
     An iteration is one Lightning epoch: responses are drawn and scored, each token pays β·k1 to the
@@ -147,8 +127,6 @@ class PPOModule(PolicyPhase):
             row of its own; ``auto`` takes trees where the model lets its attention be replaced.
         seed: of sampling and of the order of prompts and minibatches; null = that of ``seed_everything``.
     """
-
-    network: ActorCritic
 
     def __init__(
         self,
@@ -246,7 +224,6 @@ class PPOModule(PolicyPhase):
         self.epochs = epochs
         self.minibatch_size = minibatch_size
         self.target_kl = target_kl
-        self.failed_rewards = failed_rewards
         self.critic_warmup = critic_warmup
         self.critic_learning_rate = critic_learning_rate
         self.seed = settled_seed(seed)
@@ -256,19 +233,12 @@ class PPOModule(PolicyPhase):
             model, critic, self.credit.wants_critic, attention, lora
         )
         self._reference = build_reference(reference, reference_storage, self.network, self.adapter, attention)
-        self.reward = build_reward(reward, self.tokenizer, reward_timeout)
-        self.gold_reward = (
-            None
-            if gold_reward is None
-            else build_reward(gold_reward, self.tokenizer, reward_timeout, "gold_reward")
-        )
+        self.set_rewards(reward, gold_reward, reward_timeout, failed_rewards)
         self.pretraining_rows: PretrainingRows | None = None
-        self.val_means = NamedMeans(VALIDATION_MEANS)
         self._score_moments: Moments | None = None
         self._observed_kl: list[float] | None = None
         self._rollout_metrics: dict[str, float] = {}
         self._rollout_ended = 0.0
-        self._table: list[dict[str, Any]] = []
         self._moved: list[Tensor] = []
         self._updated = False  # whether the policy is no longer what it was made from
         self._skipping = False
@@ -288,6 +258,11 @@ class PPOModule(PolicyPhase):
                     f"model.{name}: {advantage} has no critic. Leave it out, or take model.advantage gae, or reinforce "
                     "with model.baseline value."
                 )
+        if self.shaping is not None and self.shaping.overlong_buffer > self.sampling.max_new_tokens:
+            raise ValueError(
+                f"model.shaping.overlong_buffer: expected at most model.max_new_tokens "
+                f"({self.sampling.max_new_tokens}), found {self.shaping.overlong_buffer}."
+            )
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError(
                 "model.kl_target: model.kl_coef 0 stays 0 whatever it is multiplied by. Give it 0.1, or leave one out."
@@ -318,21 +293,9 @@ class PPOModule(PolicyPhase):
     def collect(self, rows: list[Row], iteration: int) -> Experience:
         """Sample, score, price and estimate advantages, over all ranks. Meant to be overridden."""
         started = time.perf_counter()
-        try:
-            local: Experience | RewardError = self._draw(
-                self._request(rows, iteration), self._report_progress
-            )
-        except RewardError as error:
-            local = error
-        experience = join_ranks(local, self.trainer.world_size)
-        refuse_if_all_failed(experience.failed)
-        experience = self._shaped(experience)
+        experience = self._shaped(self.draw_responses(rows, iteration))
         self._rollout_metrics = {"time/rollout_seconds": time.perf_counter() - started}
         return assign_credit(experience, self.credit, self.kl_coef)
-
-    def score(self, completions: Completions) -> Tensor:
-        """Scores ``[N]`` of responses; NaN where the reward failed and is skipped. Meant to be overridden."""
-        return score_completions(self.reward, completions, self.failed_rewards)
 
     def on_rollout_end(self, experience: Experience) -> None:
         """Numbers of the rollout, logged at the end of the iteration. Runs once a rollout. Meant to be extended."""
@@ -362,38 +325,6 @@ class PPOModule(PolicyPhase):
         if failures:
             raise ValueError("The first rollout does not hold together. " + " ".join(failures))
 
-    def _request(self, rows: list[Row], iteration: int) -> RolloutRequest:
-        """This rank's responses: r, r + W, r + 2W, ... of all that the iteration draws."""
-        total = len(rows) * self.samples_per_prompt
-        mine = torch.arange(self.global_rank, total, self.trainer.world_size)
-        prompt, sample = mine // self.samples_per_prompt, mine % self.samples_per_prompt
-        encoder, places = self.encoder, prompt.tolist()
-        limit = getattr(self.datamodule, "max_prompt_tokens", None)
-        encoded = {place: plant_tree(rows[place], encoder, limit)[0][0].prompt_ids for place in set(places)}
-        keys = counter_key(self.seed, iteration, prompt, sample)
-        return RolloutRequest([rows[p] for p in places], prompt, [encoded[p] for p in places], keys)
-
-    def _draw(
-        self, request: RolloutRequest, progress: Callable[[int, int], None] | None = None
-    ) -> Experience:
-        shares = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        gold_score = None
-        if self.gold_reward is not None:
-            gold_score = partial(score_completions, self.gold_reward, on_failure=self.failed_rewards)
-        with self.trainer.precision_plugin.forward_context():
-            return collect_rollout(
-                self.network,
-                self._reference,
-                self.score,
-                gold_score,
-                request,
-                self.sampling,
-                self.encoder,
-                max(1, self.minibatch_size // shares),
-                self.device,
-                progress,
-            )
-
     def _shaped(self, experience: Experience) -> Experience:
         if self.shaping is None:
             return experience
@@ -408,11 +339,6 @@ class PPOModule(PolicyPhase):
             self._score_moments,
         )
         return replace(experience, shaped_scores=shaped.nan_to_num(0.0))
-
-    def _report_progress(self, done: int, total: int) -> None:
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by its callback connector
-            if hasattr(callback, "on_rollout_progress"):
-                callback.on_rollout_progress(self.trainer, self, done, total)
 
     # --- the iteration: updates -------------------------------------------------------------------------
 
@@ -524,48 +450,6 @@ class PPOModule(PolicyPhase):
         self._rollout_metrics = dict(state["rollout_metrics"])
         self._table = [dict(row) for row in state["table"]]
         self._skipping, self._skipped = state["skipping"], state["skipped"]
-
-    # --- validation, samples, export --------------------------------------------------------------------
-
-    def validation_step(self, batch: ResponseTrees, batch_idx: int) -> None:
-        """Score one response to each validation prompt, drawn with the same noise every time."""
-        if not hasattr(self.datamodule, "rows"):
-            raise ValueError(
-                "PPO validates on prompts with their columns: give the trainer a PromptDataModule."
-            )
-        all_rows = self.datamodule.rows("test" if self.trainer.testing else "val")
-        rows = [all_rows[index] for index in batch.row_indices.tolist()]
-        keys = counter_key(self.seed, -1, batch.row_indices.cpu())
-        experience = self._draw(RolloutRequest(rows, torch.arange(len(rows)), prompts_of(batch), keys))
-        counted = ~experience.failed
-        numbers = {
-            "val/objective/scores": experience.scores[counted],
-            "val/objective/gold": experience.gold_scores[~experience.gold_scores.isnan()],
-            "val/objective/kl": sequence_kl(experience)[counted],
-            "val/rollout/response_length": experience.response_mask.sum(1)[counted].float(),
-            "val/rollout/eos_rate": (~experience.truncated)[counted].float(),
-        }
-        for name, values in numbers.items():
-            if len(values):
-                self.val_means.update(name, values)
-
-    def on_validation_epoch_end(self) -> None:
-        for name, value in self.val_means.compute().items():
-            self.log(name, value, sync_dist=True)
-
-    test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
-
-    def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
-        """One sample for each prompt of the batch."""
-        return self.predict_samples(batch, batch_idx)
-
-    def sample_table(self) -> list[dict[str, Any]] | None:
-        """The first responses of the last rollout."""
-        return self._table or None
-
-    def frozen(self) -> list[Movable]:
-        return [self._reference, self.reward, *([] if self.gold_reward is None else [self.gold_reward])]
 
     def export(self, directory: str | Path) -> None:
         """Write the policy as ``AutoModelForCausalLM`` loads it; the critic stays in the checkpoint."""

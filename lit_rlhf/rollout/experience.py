@@ -56,7 +56,8 @@ def join_ranks(local: Experience | RewardError, world_size: int) -> Experience:
     if world_size > 1:
         parts = [None] * world_size
         torch.distributed.all_gather_object(parts, local)
-    for part in parts:
+    # this rank's own first: it still has the place in the function that it came from
+    for part in (local, *parts):
         if isinstance(part, RewardError):
             raise part
     if world_size == 1:

@@ -178,6 +178,7 @@ def test_without_a_price_the_reference_is_never_needed(kl_in: str) -> None:
             head = module._reference.network.causal_lm.lm_head
             head.weight.data[10] = 1e38
         fit(module, max_epochs=2)
+        assert module.rollouts[0].reference_logprobs.isfinite().all() != broken
         weights.append(weights_of(module.network))
     assert torch.equal(*weights)
 
