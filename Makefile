@@ -41,7 +41,7 @@ bench: install bench-envs  ## speed and memory against TRL: about an hour; goes 
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; \
 	done
 
-bench-envs: .venv-trl/.installed  ## the environments of the peers that the benchmarks run against
+bench-envs: .venv-trl/.installed .venv-trl-ppo/.installed  ## the environments of the peers that the benchmarks run against
 
 .venv-trl/.installed: benchmarks/speed/requirements-trl.txt constraints.txt
 	$(PYTHON) -m venv .venv-trl
@@ -49,5 +49,12 @@ bench-envs: .venv-trl/.installed  ## the environments of the peers that the benc
 	.venv-trl/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
 	touch $@
 
+# TRL 1.12.0 is the last release with PPO
+.venv-trl-ppo/.installed: benchmarks/ppo_studies/requirements-trl.txt constraints.txt
+	$(PYTHON) -m venv .venv-trl-ppo
+	.venv-trl-ppo/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-trl-ppo/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
+	touch $@
+
 clean:           ## remove what make made
-	rm -rf $(VENV) .venv-trl build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl .venv-trl-ppo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

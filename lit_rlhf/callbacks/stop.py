@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf.callbacks.staged_checkpoint import StagedCheckpoint
@@ -59,6 +60,7 @@ class GracefulStop(Checkpoint):
         return False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _leave_a_finished_epoch(trainer)
         self.requested, self._stopping = False, False
         self._staged = StagedCheckpoint(
             self.path or Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
@@ -136,6 +138,21 @@ class GracefulStop(Checkpoint):
                 self._staged.publish(trainer)
             elif trainer.is_global_zero:
                 self._staged.discard()
+
+
+def _leave_a_finished_epoch(trainer: L.Trainer) -> None:
+    """Have a run continued from an epoch's end begin the next one.
+
+    Under `max_steps` Lightning would take the epoch for an unfinished one and go through it again.
+    """
+    loop = trainer.fit_loop
+    progress: Any = loop.epoch_progress
+    if loop.restarting and progress.current.ready == progress.current.started == progress.current.processed:
+        progress.current.completed = progress.current.processed
+        progress.total.completed = progress.total.processed
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # its own setter would keep it, for `max_steps`
+        loop.reset_restart_stage()
+        loop.epoch_loop.reset_restart_stage()
 
 
 def _window_is_closed(trainer: L.Trainer, batch_idx: int) -> bool:

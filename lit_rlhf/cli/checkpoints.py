@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
@@ -64,16 +64,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             beside.unlink(missing_ok=True)
 
 
-def no_room(error: BaseException | None) -> str | None:
+def no_room(error: BaseException) -> str | None:
     """The system's words, where a full disk, a quota or a limit lies behind `error`; else None.
 
     torch.save answers a failed write with an error of its own.
     """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            return str(error.strerror)
-        error = error.__cause__ or error.__context__
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return str(cause.strerror)
     return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, what it was raised from or in answer to, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def with_room(work: Callable[[], Any]) -> None:
@@ -85,7 +91,11 @@ def with_room(work: Callable[[], Any]) -> None:
     try:
         work()
     except (OSError, RuntimeError) as error:
-        reason = None if isinstance(error, NoRoom) else no_room(error)
+        # Where a checkpoint had no room, the loggers that are closed then have none either.
+        said = next((cause for cause in causes(error) if isinstance(cause, NoRoom)), None)
+        if said is not None:
+            raise said from None
+        reason = no_room(error)
         if reason is None:
             raise
         place = getattr(error, "filename", None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from jsonargparse.typing import PositiveFloat
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,23 +18,28 @@ from lightning.pytorch.utilities import rank_zero_only
 import lit_rlhf
 from lit_rlhf.callbacks import (
     ExportAtEnd,
-    GracefulStop,
     GracefulStopped,
     MetricsFile,
     SampleTable,
     Throughput,
+    TrainingAlarms,
+)
+from lit_rlhf.cli.checkpoints import (
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    TorchCheckpointIO,
+    clear_leftovers,
+    with_room,
 )
 from lit_rlhf.cli.guard import run_guarded
 from lit_rlhf.cli.parser import QuietParser
 from lit_rlhf.cli.predictions import PredictionsFile
 from lit_rlhf.cli.progress import ProgressLines
+from lit_rlhf.cli.progress_bar import FitBar
 from lit_rlhf.cli.reward_report import RewardReport
 from lit_rlhf.cli.run_folder import (
     RUN_VARIABLE,
-    AtomicCheckpointIO,
-    LastCheckpoint,
     SaveRunConfig,
-    TorchCheckpointIO,
     choose_run_folder,
     refuse_overwriting,
     resolve_checkpoint,
@@ -74,6 +80,13 @@ class CommandLine(LightningCLI):
         parser.add_argument(
             "--out", type=str | None, default=None, help="The run folder; default runs/<phase>-<time>."
         )
+        if self.command == "fit":
+            parser.add_argument(
+                "--checkpoint_minutes",
+                type=PositiveFloat | None,
+                default=None,
+                help="Save last.ckpt also inside an epoch or PPO iteration, every so many minutes.",
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, without LightningCLI's warning about a process that has arguments of its own."""
@@ -91,6 +104,8 @@ class CommandLine(LightningCLI):
         self.checkpoint = resolve_checkpoint(config.ckpt_path, self.run_folder, bool(asked), self.command)
         if self.command == "fit" and not config.trainer.fast_dev_run:
             refuse_overwriting(self.run_folder, self.checkpoint)
+            if this_rank() == 0:
+                clear_leftovers(self.run_folder)
         os.environ[RUN_VARIABLE] = str(self.run_folder)
         config.ckpt_path = self.checkpoint
         verb = "continuing" if self.command == "fit" else "reading"
@@ -114,7 +129,12 @@ class CommandLine(LightningCLI):
             logger = tensorboard(self.run_folder, self.checkpoint) if fits else False
         trainer = super().instantiate_trainer(
             default_root_dir=str(self.run_folder),
-            callbacks=[*given, *self._progress(settings, given), *self._our_callbacks(settings)],
+            callbacks=[
+                *given,
+                *self._progress(settings, given),
+                *self._alarms(settings, given),
+                *self._our_callbacks(settings),
+            ],
             logger=logger,
             **changes,
         )
@@ -123,9 +143,17 @@ class CommandLine(LightningCLI):
         return trainer
 
     def _progress(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
-        """Lines in a bar's place, where a fit writes to a file or a pipe and the user has not decided otherwise."""
+        """A fit's bar, or lines where it writes to a file or a pipe, if the user has not decided otherwise."""
         decided = settings.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given)
-        return [] if decided or self.command != "fit" or sys.stdout.isatty() else [ProgressLines()]
+        if decided or self.command != "fit":
+            return []
+        return [FitBar() if sys.stdout.isatty() else ProgressLines()]
+
+    def _alarms(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
+        """Alarms that warn, where PPO is trained and the user names none of his own."""
+        decided = settings.fast_dev_run or any(isinstance(one, TrainingAlarms) for one in given)
+        trains_ppo = self.command == "fit" and isinstance(self.model, lit_rlhf.PPOModule)
+        return [TrainingAlarms()] if trains_ppo and not decided else []
 
     def _our_callbacks(self, settings: Any) -> list[Callback]:
         if settings.fast_dev_run:
@@ -136,7 +164,8 @@ class CommandLine(LightningCLI):
             return [MetricsFile(f"{self.command}.json"), RewardReport(f"{self.command}.json")]
         ours: list[Callback] = [MetricsFile(), SampleTable(), Throughput(), ExportAtEnd(), RewardReport()]
         if settings.enable_checkpointing is not False:
-            ours += [LastCheckpoint(self.run_folder, settings.check_val_every_n_epoch), GracefulStop()]
+            minutes = self._get(self.config_init, "checkpoint_minutes")
+            ours.append(LastCheckpoint(self.run_folder, minutes))
         return ours
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -176,7 +205,7 @@ def run(command: str, argv: Sequence[str]) -> None:
         SystemExit: 2 for a mistake in the arguments, 1 for one in files or data, 130 after Ctrl-C.
     """
     try:
-        run_guarded(command, lambda: CommandLine(command, argv))
+        run_guarded(command, lambda: with_room(lambda: CommandLine(command, argv)))
     except GracefulStopped as stopped:
         say(f"\nstopped; everything up to this step is in {stopped.checkpoint}")
         say(f"continue with: {continue_command(command, argv, stopped.checkpoint.parent.parent)}")

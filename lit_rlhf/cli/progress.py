@@ -14,71 +14,32 @@ from lightning.pytorch.callbacks import ProgressBar
 SECONDS_BETWEEN = 30
 """At most one line in so many seconds, but for the one after each validation."""
 
+NOTHING: Mapping[str, Any] = {}
+
 VALIDATED = re.compile(r"val(id(ation)?)?(?![a-z])")
 """How the names of a validation's numbers begin; ``value/loss`` is none of them."""
 
 
-class ProgressLines(ProgressBar):
-    """A line now and then: epoch, batches, the numbers that a bar would show, and the time left of the fit.
-
-    It takes the progress bar's place in the trainer, so there is never both. Numbers are those logged with
-    ``prog_bar=True``, and after a validation all of the validation's. Rank 0 speaks.
-    """
+class Pace:
+    """How long the rest of a fit takes, at the pace so far."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.enabled = True
-        self._spoke = self._start = 0.0
+        self._start = 0.0
         self._first_batch = 0
         self._epoch_start = (0.0, 0)
 
-    def disable(self) -> None:
-        self.enabled = False
-
-    def enable(self) -> None:
-        self.enabled = True
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._spoke = self._start = monotonic()
+    def start(self, trainer: L.Trainer) -> None:
+        """The training begins, or goes on."""
+        self._start = monotonic()
         self._first_batch = batches_done(trainer)  # not 0 in a run that continues another
         self._epoch_start = self._start, self._first_batch
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def start_epoch(self, trainer: L.Trainer) -> None:
+        """An epoch begins."""
         self._epoch_start = monotonic(), batches_done(trainer)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if monotonic() - self._spoke >= SECONDS_BETWEEN:
-            self._speak(trainer, pl_module, {})
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._speak(trainer, pl_module, trainer.callback_metrics)
-
-    def _speak(self, trainer: L.Trainer, pl_module: L.LightningModule, validated: Mapping[str, Any]) -> None:
-        if not self.enabled:
-            return
-        self._spoke = monotonic()
-        unit = "iteration" if draws_rollouts(pl_module) else "epoch"
-        parts = [
-            f"{unit} {trainer.current_epoch + 1}{of(trainer.max_epochs)}",
-            f"batch {trainer.fit_loop.batch_idx + 1}{of(trainer.num_training_batches)}",
-        ]
-        shown = {
-            name: value
-            for name, value in trainer.progress_bar_metrics.items()
-            if not VALIDATED.match(name) and isinstance(value, int | float)
-        }
-        shown |= {name: float(value) for name, value in validated.items() if VALIDATED.match(name)}
-        parts += [f"{name} {value:.4g}" for name, value in shown.items()]
-        left = self._seconds_left(trainer, pl_module)
-        self.print(
-            ", ".join([*parts, *([] if left is None else [f"about {duration(left)} left"])]), flush=True
-        )
-
-    def _seconds_left(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float | None:
-        """Of the whole fit, at the pace so far; None while there is no telling."""
+    def seconds_left(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float | None:
+        """Of the whole fit; None while there is no telling."""
         now, total = monotonic(), batches_of_fit(trainer)
         # A rollout lies before an iteration's first batch, so only whole iterations show the pace.
         whole = draws_rollouts(pl_module)
@@ -87,6 +48,86 @@ class ProgressLines(ProgressBar):
             return None
         pace = (measured_at - self._start) / (measured - self._first_batch)
         return max(0.0, pace * (total - measured) - (now - measured_at))
+
+    def say_left(self, trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+        """``about 3 min left``, or nothing."""
+        seconds = self.seconds_left(trainer, pl_module)
+        return "" if seconds is None else f"about {duration(seconds)} left"
+
+
+class ProgressLines(ProgressBar):
+    """A line now and then: epoch, batches or rollout, the numbers that a bar would show, and the time left of the fit.
+
+    It takes the progress bar's place in the trainer, so there is never both. Numbers are those logged with
+    ``prog_bar=True``, and after a validation all of the validation's. Rank 0 speaks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+        self._spoke = 0.0
+        self._pace = Pace()
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._spoke = monotonic()
+        self._pace.start(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pace.start_epoch(trainer)
+
+    def on_rollout_progress(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, done: int, total: int
+    ) -> None:
+        """`done` of `total` responses of this rank's rollout are finished."""
+        if monotonic() - self._spoke >= SECONDS_BETWEEN:
+            self._speak(trainer, pl_module, f"rollout {done}/{total} responses")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if monotonic() - self._spoke >= SECONDS_BETWEEN:
+            self._speak(trainer, pl_module, batch_of_epoch(trainer))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._speak(trainer, pl_module, batch_of_epoch(trainer), trainer.callback_metrics)
+
+    def _speak(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        place: str,
+        validated: Mapping[str, Any] = NOTHING,
+    ) -> None:
+        if not self.enabled:
+            return
+        self._spoke = monotonic()
+        shown = {
+            name: value
+            for name, value in trainer.progress_bar_metrics.items()
+            if not VALIDATED.match(name) and isinstance(value, int | float)
+        }
+        shown |= {name: float(value) for name, value in validated.items() if VALIDATED.match(name)}
+        parts = [epoch_of_fit(trainer, pl_module), place, *(f"{name} {v:.4g}" for name, v in shown.items())]
+        left = self._pace.say_left(trainer, pl_module)
+        self.print(", ".join([*parts, *([left] if left else [])]), flush=True)
+
+
+def epoch_of_fit(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+    """``epoch 2/3``, or ``iteration 2/3`` where the epochs are PPO's."""
+    unit = "iteration" if draws_rollouts(pl_module) else "epoch"
+    return f"{unit} {trainer.current_epoch + 1}{of(trainer.max_epochs)}"
+
+
+def batch_of_epoch(trainer: L.Trainer) -> str:
+    """``batch 3/6``."""
+    return f"batch {trainer.fit_loop.batch_idx + 1}{of(trainer.num_training_batches)}"
 
 
 def draws_rollouts(pl_module: L.LightningModule) -> bool:

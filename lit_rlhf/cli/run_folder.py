@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_rlhf.callbacks import write_beside_and_rename
+from lit_rlhf.cli.checkpoints import damage, last_checkpoint, steps_taken
 from lit_rlhf.cli.refusal import near_files, refuse
 
 RUN_VARIABLE = "LIT_RLHF_RUN"
 """Hands the run folder's name, which holds the time, to the processes that Lightning starts for other ranks."""
+
+LONGEST_WAIT = 5.0
+"""Seconds that a fit waits for its clock to pass the newest file of its curves."""
 
 
 def this_rank() -> int:
@@ -50,7 +53,10 @@ def choose_run_folder(asked: str | None, phase: str, command: str, checkpoint: s
 
 
 def resolve_checkpoint(asked: str | None, run: Path, out_given: bool, command: str) -> str | None:
-    """The checkpoint's path, ``last`` being ``<run>/checkpoints/last.ckpt``; refuses what is not there."""
+    """The checkpoint's path; refuses what is not there, or damaged.
+
+    ``last`` is ``<run>/checkpoints/last.ckpt``, or where that is damaged the one before it.
+    """
     if asked is None or asked in ("best", "hpc") or "://" in asked:
         return asked
     if asked == "last":
@@ -60,88 +66,78 @@ def resolve_checkpoint(asked: str | None, run: Path, out_given: bool, command: s
             )
             hint = [f"The newest here is --out {recent[-1].parent.parent}"] if recent else []
             refuse("--ckpt_path last needs --out DIR: the run folder whose checkpoint is meant.", *hint)
-        path = run / "checkpoints" / "last.ckpt"
-        if not path.exists():
-            refuse(
-                f"--ckpt_path last: {path} is not there.",
-                *near_files(str(path)),
-                "Leave --ckpt_path out to start afresh, or give --out the folder of the run to continue."
-                if command == "fit"
-                else "Give --out the folder of the run that is meant.",
-            )
-        return str(path)
+        found = last_checkpoint(run)
+        if found is None:
+            refuse_without_last(run, command)
+        return str(found)
     if not Path(asked).exists():
         refuse(f"--ckpt_path {asked}: no such file.", *near_files(asked))
+    wrong = damage(Path(asked))
+    if wrong is not None:
+        refuse(f"--ckpt_path {asked}: the file is damaged ({wrong}).", "Give an earlier checkpoint.")
     return asked
+
+
+def refuse_without_last(run: Path, command: str) -> NoReturn:
+    """Say that there is no last checkpoint, and what can be done."""
+    path = run / "checkpoints" / "last.ckpt"
+    if command != "fit":
+        advice = "Give --out the folder of the run that is meant."
+    elif (run / "config.yaml").exists():
+        advice = (
+            "The run ended before its first checkpoint: leave --ckpt_path out, and it starts again there."
+        )
+    else:
+        advice = "Leave --ckpt_path out to start afresh, or give --out the folder of the run to continue."
+    refuse(f"--ckpt_path last: {path} is not there.", *near_files(str(path)), advice)
 
 
 def refuse_overwriting(run: Path, checkpoint: str | None) -> None:
     """Refuse a new fit into the folder of an earlier one: its checkpoints would be lost."""
     found = sorted((run / "checkpoints").glob("*.ckpt"))
     if checkpoint is None and found and this_rank() == 0:
+        names = {file.name for file in found}
         refuse(
             f"{run} holds the checkpoints of an earlier run ({found[0].name}).",
-            "Continue it with --ckpt_path last, or give another folder with --out.",
+            f"Continue it with --ckpt_path {'last' if names & {'last.ckpt', 'previous.ckpt'} else found[0]}, or give "
+            "another folder with --out.",
         )
-
-
-def steps_taken(checkpoint: str | None) -> int | None:
-    """Optimizer updates in a checkpoint, where TensorBoard's curves go on; None without one."""
-    if checkpoint is None or not Path(checkpoint).exists():
-        return None
-    path = Path(checkpoint) / "meta.pt" if Path(checkpoint).is_dir() else Path(checkpoint)
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return int(content["global_step"])
 
 
 def tensorboard(run: Path, checkpoint: str | None) -> TensorBoardLogger:
-    """A logger into ``<run>/tensorboard`` that drops what a continued run will log again."""
-    purge = steps_taken(checkpoint)
-    extra: dict[str, Any] = {} if purge is None else {"purge_step": purge}
-    return TensorBoardLogger(run, name="tensorboard", version="", default_hp_metric=False, **extra)
+    """A logger into ``<run>/tensorboard`` that drops what will be logged again.
 
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints written beside their place and renamed.
-
-    Lightning's own goes through the system's temporary folder, which is often on another disk: moving it
-    from there is a copy, and a crash in the middle of it destroys the checkpoint that was there before.
+    That is what an earlier process wrote after the checkpoint, or all of it where it came to none.
     """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Save `checkpoint` at `path`; remote paths as Lightning does."""
-        if storage_options is not None or "://" in str(path):
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        try:
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
+    folder = run / "tensorboard"
+    if this_rank() == 0:
+        (folder / TensorBoardLogger.NAME_HPARAMS_FILE).unlink(missing_ok=True)  # else the old one would stay
+        _wait_to_be_sorted_last(list(folder.glob("events.out.tfevents.*")))
+    # A new run has one too: TensorBoard's server takes the first mark of a start that it meets for the run's own.
+    purge_step: Any = steps_taken(checkpoint) or 0
+    return TensorBoardLogger(
+        run, name="tensorboard", version="", default_hp_metric=False, purge_step=purge_step
+    )
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """``<run>/checkpoints/last.ckpt``, after every validation, or every epoch where not each has one.
+def _wait_to_be_sorted_last(written: list[Path]) -> None:
+    """Wait for a second in which no event file of the run was begun.
 
-    A class of its own, so that its state does not meet that of a `ModelCheckpoint` of the user's.
+    TensorBoard reads the files in the order of their names, ``…tfevents.<second>.<host>.<process>…``; read
+    before what it is to drop, a file would drop nothing.
     """
-
-    def __init__(self, run: Path, check_val_every_n_epoch: int | None) -> None:
-        # Not save_last with save_top_k=0: that saves at the very end only.
-        super().__init__(
-            dirpath=run / "checkpoints",
-            filename="last",
-            enable_version_counter=False,
-            save_on_train_epoch_end=None if check_val_every_n_epoch in (None, 1) else True,
+    seconds = [int(found[1]) for file in written if (found := re.search(r"tfevents\.(\d+)\.", file.name))]
+    newest = max(seconds, default=0)
+    ahead = newest - time.time()
+    if ahead > LONGEST_WAIT:
+        warnings.warn(
+            f"{written[0].parent} was begun {ahead:.0f} seconds in the future, by another machine's clock: its "
+            "curves may show steps twice.",
+            stacklevel=2,
         )
+        return
+    while int(time.time()) <= newest:
+        time.sleep(0.02)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -157,8 +153,12 @@ class SaveRunConfig(SaveConfigCallback):
             if key in config:
                 config[key] = None
         text = self.parser.dump(config, skip_none=False)
-        write_beside_and_rename(Path(trainer.default_root_dir) / self.config_filename, text)
+        file = Path(trainer.default_root_dir) / self.config_filename
+        steps = steps_taken(self.config.get("ckpt_path"))
+        as_before = steps is not None and file.exists() and file.read_text(encoding="utf-8") == text
+        write_beside_and_rename(file, text)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, TensorBoardLogger) and not as_before:
                 add_text: Callable[..., None] = logger.experiment.add_text
-                add_text("config", "```yaml\n" + text + "\n```", trainer.global_step)
+                # One step back, so that continuing from the same checkpoint once more does not drop it.
+                add_text("config", "```yaml\n" + text + "\n```", max(0, (steps or 0) - 1))

@@ -106,7 +106,8 @@ class PPOModule(RolloutPhase):
         target_kl: nats a token since the rollout; a minibatch that finds more, and the rest of its iteration, update
             nothing (0.01 to 0.02 is usual elsewhere); null = off. The learning-rate schedule goes on.
         whiten_rewards: token rewards to variance 1 over the rollout, mean kept (off, detail 20).
-        whiten_advantages: to mean 0 and variance 1 over the whole rollout; null = with gae and reinforce.
+        whiten_advantages: to mean 0 and variance 1 over the rollout; null = with gae and reinforce where the KL stands
+            in the reward: a price in the loss is not divided along with the score, so that β would be another.
         shaping: what is made of scores before training: ``{missing_eos_score, missing_eos_penalty, overlong_buffer,
             overlong_penalty, scale, clip}``; null = nothing.
         pretraining: PPO-ptx (Ouyang et al. 2022, eq. 2): ``{path, coef, batch_size, max_tokens}`` adds the language
@@ -201,7 +202,7 @@ class PPOModule(RolloutPhase):
         check_argument("critic_warmup", critic_warmup, critic_warmup >= 0, "0 or more")
         self.set_sampling(max_new_tokens, temperature, seed)
         if whiten_advantages is None:
-            whiten_advantages = advantage not in GROUP_ADVANTAGES
+            whiten_advantages = advantage not in GROUP_ADVANTAGES and kl_in == "reward"
         self.credit = Credit(
             advantage, baseline, level, kl_in, kl_estimator, gamma, lam, whiten_rewards, whiten_advantages
         )

@@ -26,7 +26,7 @@ def kl_penalized_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_c
         scores: what the reward said of each response. Shape ``[N]``.
         kl: KL estimate of each token in nats, detached. Shape ``[N, R]``.
         response_mask: True = counted, bool. Shape ``[N, R]``.
-        kl_coef: β, score units per nat; 0 leaves the score alone.
+        kl_coef: β, score units per nat; 0 leaves the score alone, whatever the KL is.
 
     Returns:
         Rewards, shape ``[N, R]``, 0 where the mask is False. Whatever gradient the arguments carry.
@@ -48,7 +48,8 @@ def kl_penalized_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_c
     empty = (~response_mask.any(dim=1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"expected a counted token in every response, found none in responses {empty}")
-    price = (-kl_coef * kl).masked_fill(~response_mask, 0)
+    # Without a price the KL is not read: 0 times the infinite log-ratio of another reference would be no number.
+    price = torch.zeros_like(kl) if kl_coef == 0 else (-kl_coef * kl).masked_fill(~response_mask, 0)
     # The last True of each row: the first of the mask turned round (argmax gives the first maximum).
     last = response_mask.shape[1] - 1 - response_mask.flip(1).int().argmax(dim=1, keepdim=True)
     return price.scatter_add(1, last, scores.unsqueeze(1).to(price.dtype))

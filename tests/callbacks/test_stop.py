@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_rlhf.callbacks import ExportAtEnd, GracefulStop, GracefulStopped
+from lit_rlhf.callbacks.staged_checkpoint import put_in_place
 from tests.callbacks.trainer import make_trainer
 from tests.cli.stand_in import StandInData, StandInModule
 
@@ -98,3 +100,72 @@ def test_a_second_signal_stops_at_once_and_handlers_are_put_back(tmp_path: Path)
         signal.signal(signal.SIGINT, before[0])  # Lightning ignores SIGINT from then on
     make_trainer(tmp_path, [GracefulStop()], max_epochs=1).fit(StandInModule(), StandInData())
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+class SignalledInValidation(StandInModule):
+    """Asked to stop at the last batch of the first epoch, and again in the validation that closes it."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_signal_while_an_epoch_closes_keeps_its_updates(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    module = SignalledInValidation(interrupt_at=5)
+    try:
+        with pytest.raises(SystemExit):
+            make_trainer(tmp_path, [GracefulStop()]).fit(module, StandInData())
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert torch.equal(saved["state_dict"]["linear.weight"], module.linear.weight)
+    assert saved["global_step"] == 6
+
+
+def test_a_checkpoint_does_not_count_before_its_numbers_are_logged(tmp_path: Path) -> None:
+    """What is killed in the validation at an epoch's end goes on from before it, else the epoch's end is not logged."""
+
+    class Failing(StandInModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            raise ValueError("as if killed")
+
+    with pytest.raises(ValueError, match="as if killed"):
+        make_trainer(tmp_path, [GracefulStop()]).fit(Failing(interrupt_at=5), StandInData())
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_the_checkpoint_before_is_kept_and_at_no_moment_is_there_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, before, fresh = tmp_path / "last.ckpt", tmp_path / "previous.ckpt", tmp_path / "last.ckpt.next"
+    replace, seen = os.replace, []
+
+    def watched(source: Any, target: Any) -> None:
+        replace(source, target)
+        seen.append([path.read_text() for path in (last, before) if path.exists()])
+
+    monkeypatch.setattr("lit_rlhf.callbacks.staged_checkpoint.os.replace", watched)
+    for content in ("1", "2", "3"):
+        fresh.write_text(content)
+        put_in_place(fresh, last)
+    assert seen == [["1"], ["1", "1"], ["2", "1"], ["2", "2"], ["3", "2"]]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+    def refuses(*paths: Any) -> None:
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr("lit_rlhf.callbacks.staged_checkpoint.os.link", refuses)
+    fresh.write_text("4")
+    put_in_place(fresh, last)
+    assert seen[5:] == [["3"], ["4", "3"]]
+
+
+def test_sharded_checkpoints_take_turns_too(tmp_path: Path) -> None:
+    last, fresh = tmp_path / "last.ckpt", tmp_path / "last.ckpt.next"
+    for content in ("1", "2", "3"):
+        fresh.mkdir()
+        (fresh / "meta.pt").write_text(content)
+        put_in_place(fresh, last)
+    assert (last / "meta.pt").read_text() == "3"
+    assert (tmp_path / "previous.ckpt" / "meta.pt").read_text() == "2"
+    assert not fresh.exists()

@@ -90,6 +90,7 @@ class StandInModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.epochs_closed.append(self.current_epoch)
+        self.log("train/at_epoch_end", float(self.current_epoch + 1))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.validated_at.append(self.global_step)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 import torch
 import yaml
 
+from lit_rlhf.callbacks.staged_checkpoint import StagedCheckpoint
+from lit_rlhf.cli.checkpoints import AtomicCheckpointIO, steps_taken
 from lit_rlhf.cli.main import main
-from lit_rlhf.cli.run_folder import AtomicCheckpointIO, steps_taken
 from tests.cli.stand_in import StandInModule
 
 BASE = [
@@ -53,20 +55,14 @@ def scalars(run: str, name: str) -> list[int]:
     return [event.step for event in events.Scalars(name)]
 
 
-def wait_for_the_next_second() -> None:
-    """TensorBoard orders the files of one process by their second, and within it by a number that it sorts as text."""
-    now = int(time.time())
-    while int(time.time()) == now:
-        time.sleep(0.02)
-
-
 def test_a_fit_fills_its_run_folder(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", *BASE, "--out", "r", "--model.width", "4"])
     assert capsys.readouterr().out.startswith("run folder: r\n")
     assert sorted(entry.name for entry in Path("r").iterdir()) == [
         "checkpoints", "config.yaml", "export", "metrics.json", "tensorboard",
     ]  # fmt: skip
-    assert [entry.name for entry in Path("r/checkpoints").iterdir()] == ["last.ckpt"]
+    assert sorted(entry.name for entry in Path("r/checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert steps_taken("r/checkpoints/previous.ckpt") == 6
     weights = torch.load("r/checkpoints/last.ckpt", weights_only=True)["state_dict"]["linear.weight"]
     assert exported("r")["linear.weight"] == weights.tolist()
     assert json.loads(Path("r/metrics.json").read_text())["step"] == 12
@@ -137,10 +133,22 @@ def test_an_earlier_run_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -
 def test_continuing_equals_going_on_and_the_curves_join() -> None:
     main(["fit", *BASE, "--out", "whole", "--trainer.max_epochs", "4"])
     main(["fit", *BASE, "--out", "r"])
-    wait_for_the_next_second()
     main(["fit", *BASE, "--out", "r", "--ckpt_path", "last", "--trainer.max_epochs", "4"])
     assert exported("r") == exported("whole")
     assert scalars("r", "train/loss") == list(range(24))
+
+
+def test_a_finished_run_that_is_continued_gets_the_files_it_lacks() -> None:
+    """Killed between its last checkpoint and them; the last epoch's own numbers are in its checkpoint."""
+    main(["fit", *BASE, "--out", "r"])
+    written = Path("r/metrics.json").read_text()
+    weights = exported("r")
+    shutil.rmtree("r/export")
+    Path("r/metrics.json").unlink()
+    main(["fit", *BASE, "--out", "r", "--ckpt_path", "last"])
+    assert exported("r") == weights
+    assert Path("r/metrics.json").read_text() == written
+    assert json.loads(written)["train/at_epoch_end"] == 2.0
 
 
 def test_the_config_wins_over_the_checkpoint() -> None:
@@ -160,6 +168,7 @@ def test_the_config_wins_over_the_checkpoint() -> None:
         ]
     )
     assert yaml.safe_load(Path("r/config.yaml").read_text())["model"]["init_args"]["signals"] == 5
+    assert yaml.safe_load(Path("r/tensorboard/hparams.yaml").read_text())["signals"] == 5
     hyperparameters = torch.load("r/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
     assert hyperparameters["signals"] == 5
 
@@ -197,7 +206,6 @@ def test_curves_drop_what_will_be_logged_again() -> None:
     four = Path("r/checkpoints/four.ckpt")
     assert steps_taken(str(four)) == 4
     assert steps_taken(None) is None
-    wait_for_the_next_second()
     main(["fit", *BASE, "--trainer.max_epochs", "1", "--out", "r", "--ckpt_path", str(four)])
     assert scalars("r", "train/loss") == list(range(6))
 
@@ -208,7 +216,8 @@ def test_users_own_logger_and_checkpoints_stand_beside_ours() -> None:
         "  callbacks: [{class_path: ModelCheckpoint, init_args: {monitor: val/loss, filename: best}}]\n"
     )
     main(["fit", *BASE, "--config", "own.yaml", "--out", "r"])
-    assert sorted(entry.name for entry in Path("r/checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    names = sorted(entry.name for entry in Path("r/checkpoints").iterdir())
+    assert names == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert not Path("r/tensorboard").exists()
     assert list(Path("logs").rglob("metrics.csv"))
 
@@ -388,7 +397,6 @@ def test_ctrl_c_says_how_to_continue_and_continuing_is_exact(capsys: pytest.Capt
     assert "stopped; everything up to this step is in r/checkpoints/last.ckpt" in said
     assert said.rstrip().endswith("--model.interrupt_at 8 --out r --ckpt_path last")
     assert not Path("r/export").exists()
-    wait_for_the_next_second()
     main(["fit", *BASE, "--out", "r", "--ckpt_path", "last"])
     assert exported("r") == exported("whole")
     assert scalars("r", "train/loss") == list(range(12))
@@ -428,6 +436,28 @@ def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(tmp_path: Path
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_checkpoints_inside_an_epoch_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes a minute with every look: a checkpoint after each third update, and at the epoch's end."""
+    minute = itertools.count(0, 60)
+    monkeypatch.setattr("lit_rlhf.cli.checkpoints.monotonic", lambda: next(minute))
+    saved: list[int] = []
+    stage = StagedCheckpoint.stage
+    monkeypatch.setattr(
+        StagedCheckpoint,
+        "stage",
+        lambda self, trainer: (saved.append(trainer.global_step), stage(self, trainer)),
+    )
+    flags = ["--checkpoint_minutes", "3", "--trainer.max_epochs", "1"]
+    main(["fit", *BASE, "--out", "r", *flags])
+    assert saved == [3, 6]
+    saved_config = yaml.safe_load(Path("r/config.yaml").read_text())
+    assert saved_config["checkpoint_minutes"] == 3.0
+
+
+def test_minutes_between_checkpoints_are_more_than_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "checkpoint_minutes" in refusal(capsys, "fit", *BASE, "--checkpoint_minutes", "0")
+
+
 def test_fits_write_checkpoints_so(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     save = AtomicCheckpointIO.save_checkpoint
@@ -438,7 +468,7 @@ def test_fits_write_checkpoints_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noting)
     main(["fit", *BASE, "--out", "r"])
-    assert written == ["last.ckpt", "last.ckpt"]
+    assert written == ["last.ckpt.next", "last.ckpt.next"]
 
 
 def test_export_of_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:

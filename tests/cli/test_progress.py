@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from lit_rlhf.cli.progress import ProgressLines, batches_of_fit
+from lit_rlhf.cli.progress_bar import FitBar
+from tests.callbacks.trainer import make_trainer
 from tests.cli.stand_in import StandInData, StandInModule
-from tests.test_callbacks import make_trainer
 
 
 class Clock:
@@ -59,6 +60,20 @@ class Drawing(StandInModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.clock.now += 61 if batch_idx == 0 else 1
+
+
+class Reporting(StandInModule):
+    """Before each epoch's first batch a rollout of 3 responses, 40 seconds each."""
+
+    clock: Clock
+    rollout_loader = None
+
+    def on_train_epoch_start(self) -> None:
+        for done in range(4):
+            for callback in self.trainer.callbacks:
+                if hasattr(callback, "on_rollout_progress"):
+                    callback.on_rollout_progress(self.trainer, self, done, 3)
+            self.clock.now += 40
 
 
 def made(kind: type[Any], clock: Clock) -> Any:
@@ -128,6 +143,60 @@ def test_iterations_are_measured_whole(
         "iteration 2/3, batch 1/6, train/loss X, about 1 min left",
         "iteration 3/3, batch 1/6, train/loss X, about 5 s left",
     ]
+
+
+def test_a_long_rollout_is_said_too(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, made(Reporting, clock), ProgressLines(), max_epochs=2)
+    said = [re.sub(r"/loss [\d.e-]+", "/loss X", line) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in said if ", rollout " in line] == [
+        "iteration 1/2, rollout 1/3 responses",
+        "iteration 1/2, rollout 2/3 responses",
+        "iteration 1/2, rollout 3/3 responses",
+        # 160 seconds an iteration, of which 0, 40, 80 and 120 have gone
+        *(
+            f"iteration 2/2, rollout {done}/3 responses, train/loss X, about {left} left"
+            for done, left in ((1, "2 min"), (2, "1 min"), (3, "40 s"))
+        ),
+    ]
+
+
+def test_the_bar_of_a_terminal_shows_the_rollout_and_then_its_minibatches(
+    clock: Clock, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    class Watched(FitBar):
+        def refresh(self, hard: bool = False) -> None:
+            super().refresh(hard)
+            assert self.progress is not None
+            shown = [
+                f"{task.description} {task.completed:.0f}/{task.total:.0f} {task.fields.get('left', '')}".strip()
+                for task in self.progress.tasks
+                if task.visible
+            ]
+            if not seen or seen[-1] != "; ".join(shown):
+                seen.append("; ".join(shown))
+
+    fit(tmp_path, made(Reporting, clock), Watched(), max_epochs=2)
+    assert seen[:6] == [
+        "iteration 1/2 0/6",
+        *(f"iteration 1/2 0/6; rollout {done}/3" for done in range(3)),
+        "iteration 1/2 0/6",
+        "iteration 1/2 1/6",
+    ]
+    assert "iteration 2/2 0/6 1 min left; rollout 2/3" in seen
+    assert seen[-1] == "iteration 2/2 6/6 0 s left"
+
+
+def test_the_bar_leaves_out_what_tells_nothing_apart(tmp_path: Path, clock: Clock) -> None:
+    bar = FitBar()
+    trainer: Any = SimpleNamespace(
+        progress_bar_metrics={"train/loss": 1.0, "objective/kl": 2.0, "rollout/kl": 3.0, "val/scores": 4.0},
+        loggers=[],
+        logger=None,
+    )
+    shown = bar.get_metrics(trainer, made(StandInModule, clock))
+    assert shown == {"loss": 1.0, "objective/kl": 2.0, "rollout/kl": 3.0, "val/scores": 4.0}
 
 
 def test_a_continued_run_is_measured_from_where_it_goes_on(

@@ -19,7 +19,7 @@ def test_the_score_stands_at_the_last_counted_token_and_the_price_at_each() -> N
 
 
 def test_without_a_price_the_score_is_left_alone_whatever_the_kl_is() -> None:
-    kl = torch.tensor([[1.0, -3.0, 2.0, 4.0]])
+    kl = torch.tensor([[1.0, -3.0, float("inf"), float("nan")]])
     rewards = kl_penalized_rewards(torch.tensor([7.0]), kl, ALL, kl_coef=0.0)
     assert rewards.tolist() == [[0, 0, 0, 7]]
 
