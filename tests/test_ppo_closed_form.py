@@ -133,11 +133,22 @@ def test_k3_in_the_loss_reaches_its_own_fixed_point_and_not_the_optimum() -> Non
 @pytest.mark.slow
 def test_whitened_advantages_weigh_a_kl_in_the_loss_by_their_deviation() -> None:
     """In the reward the price is divided along with the score; in the loss it stays what it is."""
-    whitened = {**KL_IN_LOSS, "whiten_advantages": True}
-    reached = bandit(kl_estimator="k2", iterations=60, **whitened)
-    deviation = (reached.exp() @ REWARD.square() - (reached.exp() @ REWARD).square()).sqrt().item()
-    assert exact_kl(reached, optimum(BETA * deviation)).item() < 2e-3
-    assert exact_kl(reached, optimum()).item() > 5e-3
+    settings = {**KL_IN_LOSS, "whiten_advantages": True, "kl_estimator": "k2"}
+    reached = bandit(iterations=60, kl_coef=1.0, **settings)
+    weighed = 0.5
+    for _ in range(100):  # β' = β·std of the score under the policy that β' leads to
+        weighed = deviation(optimum(weighed))
+    assert weighed == pytest.approx(0.54, abs=0.02)
+    assert exact_kl(reached, optimum(weighed)).item() < 2e-3
+    assert exact_kl(reached, optimum(1.0)).item() > 0.1
+    # At β = 0.5 there is no such β', and no leash: π* would be at 0.73 nats.
+    assert all(0.5 * deviation(optimum(number / 100)) < number / 100 for number in range(2, 200))
+    assert exact_kl(bandit(iterations=40, **settings), REFERENCE).item() > 1.5
+
+
+def deviation(logprobs: Tensor) -> float:
+    mean = logprobs.exp() @ REWARD
+    return (logprobs.exp() @ (REWARD - mean).square()).sqrt().item()
 
 
 # --------------------------------------------------------------- 121 sequences over three letters and an EOS

@@ -77,7 +77,9 @@ class PPOModule(RolloutPhase):
             policy without its adapters (needs `lora`).
         kl_coef: β, reward per nat: 0.05 (Huang et al. 2024, detail 20); 0 takes the leash off. Where `kl_target` is
             given it is the first value (0.15 in Ziegler et al. 2019).
-        kl_in: ``reward`` takes the price of a token off its reward; ``loss`` adds the estimate to the loss.
+        kl_in: ``reward`` takes the price of a token off its reward; ``loss`` adds the estimate to the loss, where
+            advantages divided by their deviation (``grpo``, whitening) leave β a price in units of that deviation, and the
+            leash weaker the sharper the policy gets.
         kl_estimator: k1, k2 or k3. In the reward k1 is the one with the optimum above; in the loss k2 has it (for
             responses of several tokens at the level of sequences), k3 has GRPO's, and k1 is no leash.
         kl_target: nats a response that β is adapted to hold (6 in Ziegler et al. 2019); null = β stays.

@@ -26,8 +26,10 @@ policy happens to be*, and leave out that a token also decides how dear the toke
 k2 then ends at π(a|s) = π_ref(a|s)·e^{Q(s,a)/β} / Z(s), with Q what is still to come of the plain
 score, which is not the optimum over responses longer than one token.
 
-Advantages that are divided by a deviation (whitened, or GRPO's) weigh the loss's β that much more:
-read β·std for β in the right-hand column. Inside the reward the price is divided along.
+Advantages that are divided by a deviation (whitened, or GRPO's) change the right-hand column: its β
+is then β·std, with the score's deviation under the policy itself. It falls as the policy sharpens, so the
+leash slackens; where no β' = β·std(π_β') is left, it lets go: at β = 0.5 the eight arms of the tests end
+on the best one alone. Inside the reward the price is divided along, and nothing changes.
 """
 
 from __future__ import annotations

@@ -436,10 +436,9 @@ def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(tmp_path: Path
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_checkpoints_inside_an_epoch_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes a minute with every look: a checkpoint after each third update, and at the epoch's end."""
-    minute = itertools.count(0, 60)
-    monkeypatch.setattr("lit_rlhf.cli.checkpoints.monotonic", lambda: next(minute))
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Updates taken at each checkpoint of the fits to come."""
     saved: list[int] = []
     stage = StagedCheckpoint.stage
     monkeypatch.setattr(
@@ -447,11 +446,25 @@ def test_checkpoints_inside_an_epoch_by_the_clock(monkeypatch: pytest.MonkeyPatc
         "stage",
         lambda self, trainer: (saved.append(trainer.global_step), stage(self, trainer)),
     )
+    return saved
+
+
+def test_checkpoints_inside_an_epoch_by_the_clock(saved: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes a minute with every look: a checkpoint after each third update, and at the epoch's end."""
+    minute = itertools.count(0, 60)
+    monkeypatch.setattr("lit_rlhf.cli.checkpoints.monotonic", lambda: next(minute))
     flags = ["--checkpoint_minutes", "3", "--trainer.max_epochs", "1"]
     main(["fit", *BASE, "--out", "r", *flags])
     assert saved == [3, 6]
     saved_config = yaml.safe_load(Path("r/config.yaml").read_text())
     assert saved_config["checkpoint_minutes"] == 3.0
+
+
+def test_no_checkpoint_within_an_accumulation_window(saved: list[int]) -> None:
+    """Validations after batches 2, 4 and 6, updates after 4 and 6: gradients are in no checkpoint."""
+    flags = ["--trainer.val_check_interval", "2", "--trainer.accumulate_grad_batches", "4"]
+    main(["fit", *BASE, "--out", "r", "--trainer.max_epochs", "1", *flags])
+    assert saved == [1, 2]
 
 
 def test_minutes_between_checkpoints_are_more_than_none(capsys: pytest.CaptureFixture[str]) -> None:
