@@ -78,7 +78,7 @@ class PPOModule(RolloutPhase):
         kl_coef: β, reward per nat: 0.05 (Huang et al. 2024, detail 20); 0 takes the leash off. Where `kl_target` is
             given it is the first value (0.15 in Ziegler et al. 2019).
         kl_in: ``reward`` takes the price of a token off its reward; ``loss`` adds the estimate to the loss, where
-            advantages divided by their deviation (``grpo``, whitening) leave β a price in units of that deviation, and the
+            advantages divided by their deviation (``grpo``, whitening) leave β a price in units of that, and the
             leash weaker the sharper the policy gets.
         kl_estimator: k1, k2 or k3. In the reward k1 is the one with the optimum above; in the loss k2 has it (for
             responses of several tokens at the level of sequences), k3 has GRPO's, and k1 is no leash.
