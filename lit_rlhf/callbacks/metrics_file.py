@@ -68,7 +68,9 @@ class MetricsFile(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A finished run that is continued trains nothing, yet its file may be missing.
         if self.values:
-            self.values["epoch"] = trainer.current_epoch
+            # `max_steps` leaves `current_epoch` behind.
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            self.values["epoch"] = progress.processed
             self._write(trainer)
 
     def on_exception(
