@@ -153,3 +153,12 @@ def test_an_adaptive_price_of_nothing_is_refused():
 def test_a_critics_rate_needs_a_critic():
     with pytest.raises(ValueError, match=r"model\.critic_learning_rate"):
         make_module(advantage="rloo", critic_learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"shaping": {"scale": "mean_std", "clip": 0.5}}, {"level": "sequence"}]
+)
+def test_whitened_rewards_pass_the_checks_of_the_first_rollout(changes: dict) -> None:
+    module = make_module(whiten_rewards=True, kl_coef=0.3, **changes)
+    fit(module)
+    assert module.numbers[0]["objective/scores"] == pytest.approx(module.rollouts[0].scores.mean().item())
