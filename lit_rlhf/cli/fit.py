@@ -41,6 +41,7 @@ from lit_rlhf.cli.run_folder import (
     RUN_VARIABLE,
     SaveRunConfig,
     choose_run_folder,
+    make_run_folder,
     refuse_overwriting,
     resolve_checkpoint,
     tensorboard,
@@ -105,6 +106,7 @@ class CommandLine(LightningCLI):
         if self.command == "fit" and not config.trainer.fast_dev_run:
             refuse_overwriting(self.run_folder, self.checkpoint)
             if this_rank() == 0:
+                make_run_folder(self.run_folder)
                 clear_leftovers(self.run_folder)
         os.environ[RUN_VARIABLE] = str(self.run_folder)
         config.ckpt_path = self.checkpoint

@@ -52,6 +52,16 @@ def choose_run_folder(asked: str | None, phase: str, command: str, checkpoint: s
     return folder
 
 
+def make_run_folder(run: Path) -> None:
+    """Make the folder of a fit before anything slow; refuses a place where there can be none."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse(
+            f"--out {run}: no folder can be made there ({error.strerror}).", "Give one that you may write to."
+        )
+
+
 def resolve_checkpoint(asked: str | None, run: Path, out_given: bool, command: str) -> str | None:
     """The checkpoint's path; refuses what is not there, or damaged.
 

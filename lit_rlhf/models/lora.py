@@ -116,8 +116,8 @@ def add_lora(
         ) from error
     _refuse_tied(adapter, tied)
     _save_without_the_frozen(network)
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
     log.info(
         f"LoRA r={config.r} on {', '.join(adapter.target_names())}: {trained:,} of {total:,} weights are trained "
         f"({100 * trained / total:.1f} %)"

@@ -54,6 +54,8 @@ from lit_rlhf.rollout.reward_truths import head_is_stored, model_folders
 from lit_rlhf.rollout.shaping import ScoreShaping, shape_scores
 from lit_rlhf.rollout.truths import first_rollout_truths, tolerance_of
 
+SHOWN_IN_THE_BAR = ("objective/scores", "objective/kl")
+
 
 class PPOModule(RolloutPhase):
     """Proximal policy optimisation (Schulman et al. 2017, eq. 7) of E[r] − β·KL(π‖π_ref), and its relatives.
@@ -324,7 +326,7 @@ class PPOModule(RolloutPhase):
             tolerance=tolerance_of(str(self.trainer.precision)),
         )
         truths += map(head_is_stored, model_folders(self.hparams.get("reward")))
-        failures = [f"{truth.name}: {truth.explanation}" for truth in truths if not truth.holds]
+        failures = [f"Not so: {truth.name}; {truth.explanation}" for truth in truths if not truth.holds]
         if failures:
             raise ValueError("The first rollout does not hold together. " + " ".join(failures))
 
@@ -378,6 +380,9 @@ class PPOModule(RolloutPhase):
         output = self.compute_loss(batch)
         loss = self.mean_loss(output, batch.trees.row_ids)
         self.log_training(output)
+        for name in SHOWN_IN_THE_BAR:  # of this rollout, from its first update on
+            if name in self._rollout_metrics:
+                self.log(name, self._rollout_metrics[name], prog_bar=True, logger=False)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -403,9 +408,8 @@ class PPOModule(RolloutPhase):
         if self.target_kl is not None:
             minibatches = self._skipped / self.trainer.accumulate_grad_batches
             self._rollout_metrics["policy/skipped_minibatches"] = minibatches
-        shown = {"objective/scores", "objective/kl"}
         for name, value in self._rollout_metrics.items():
-            self.log(name, value, prog_bar=name in shown, sync_dist=True)
+            self.log(name, value, prog_bar=name in SHOWN_IN_THE_BAR, sync_dist=True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Policy, and the critic where there is one, at its own learning rate where that is given."""

@@ -85,6 +85,9 @@ def verdict(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return say_run(runs[0])
     found = [judge(run) for run in runs]
+    unknown = found.count("no gold") + found.count("too short")
+    if unknown == len(runs):
+        return f"Whether they are over-optimised cannot be told of any of the {len(runs)} runs."
     over = found.count("over-optimised")
     said = (
         f"{over or 'None'} of {len(runs)} runs {'is' if over == 1 else 'are'} over-optimised: gold lost beyond its "
@@ -92,7 +95,7 @@ def verdict(runs: Sequence[Run]) -> str:
     )
     if worse := found.count("collapsed"):
         said += f" {worse} fell in both."
-    if unknown := found.count("no gold") + found.count("too short"):
+    if unknown:
         said += f" Of {unknown} it cannot be told."
     return said
 
