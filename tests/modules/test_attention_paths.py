@@ -7,8 +7,8 @@ from lit_rlhf import DPOModule, RewardModule, SFTModule
 from lit_rlhf.models import reading
 from lit_rlhf.modules.ppo import PPOModule
 from tests.conftest import make_llama, make_tokenizer
-from tests.modules.test_one_mean import TREES, Batches
 from tests.modules.ppo_runs import Prompts, share_of_small_ids
+from tests.modules.test_one_mean import TREES, Batches
 from tests.modules.training import quiet_trainer, sgd, weights_of
 
 TOKENIZER = make_tokenizer()
