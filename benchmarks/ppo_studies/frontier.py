@@ -14,6 +14,7 @@ from benchmarks.ppo_studies.fits import AT_THE_END, DEMO, RESPONSES, Run, optimi
 from benchmarks.ppo_studies.starts import Starts
 from benchmarks.prepare import read, write
 from benchmarks.reward_studies.cells import Cells, Job, Result
+from lit_rlhf.metrics.best_of_n import best_of_n_kl
 
 NAME = "frontier"
 ITERATIONS = 110
@@ -168,7 +169,7 @@ def best_of_n(evaluator: Evaluator, sft: Path, seed: int) -> Result:
             name: torch.stack([values[name].float() for values in rounds]).gather(0, best).mean().item()
             for name in ("gold", "grammar", "score", "length")
         }
-        kl = torch.tensor(float(n)).log().item() - (n - 1) / n
+        kl = best_of_n_kl(n)
         points[f"best_of_{n}"] = {**{k: round(v, 5) for k, v in chosen.items()}, "kl": round(kl, 5)}
         points[f"best_of_{n}"]["seconds"] = round(seconds[n - 1], 2)
     return {"points": points}

@@ -12,6 +12,7 @@ from benchmarks.ppo_studies.evaluation import Evaluator, Numbers, load_policy, r
 from benchmarks.ppo_studies.fits import ON_THE_WAY, optimise
 from benchmarks.ppo_studies.starts import COMPARISONS, FLIP_RATE, MEMBERS, RESPONSE_TOKENS, SAMPLES, Starts
 from benchmarks.reward_studies.cells import Cells, Job, Result
+from lit_rlhf.metrics.best_of_n import best_of_n_kl
 from lit_rlhf.rollout.shaping import ScoreShaping
 
 NAME = "real_text"
@@ -149,7 +150,7 @@ def best_of_n(evaluator: Evaluator, sft: Path, seed: int) -> Result:
             name: torch.stack([values[name].float() for values in rounds]).gather(0, best).mean().item()
             for name in ("gold", "length", *evaluator.rewards)
         }
-        kl = torch.tensor(float(n)).log().item() - (n - 1) / n
+        kl = best_of_n_kl(n)
         points[f"best_of_{n}"] = with_mean(
             {**{k: round(v, 5) for k, v in chosen.items()}, "kl": round(kl, 5)}
         )

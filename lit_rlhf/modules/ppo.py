@@ -192,9 +192,13 @@ class PPOModule(RolloutPhase):
         plain = {"shaping": shaping, "pretraining": pretraining}
         self.hparams.update({name: value for name, value in plain.items() if name in self.hparams})
         check_argument("temperature", temperature, temperature > 0, "more than 0, since PPO samples")
-        for name, number in (("samples_per_prompt", samples_per_prompt), ("epochs", epochs)):
+        for name, number in (
+            ("samples_per_prompt", samples_per_prompt),
+            ("epochs", epochs),
+            ("minibatch_size", minibatch_size),
+            ("kl_horizon", kl_horizon),
+        ):
             check_argument(name, number, number >= 1, "1 or more")
-        check_argument("minibatch_size", minibatch_size, minibatch_size >= 1, "1 or more")
         check_argument("kl_coef", kl_coef, kl_coef >= 0, "0 or more")
         for name, value in (
             ("kl_target", kl_target),
@@ -202,26 +206,33 @@ class PPOModule(RolloutPhase):
             ("reward_timeout", reward_timeout),
         ):
             check_argument(name, value, value is None or value > 0, "more than 0, or null")
-        check_argument("kl_horizon", kl_horizon, kl_horizon >= 1, "1 or more")
         check_argument("critic_warmup", critic_warmup, critic_warmup >= 0, "0 or more")
         self.set_sampling(max_new_tokens, temperature, seed)
         if whiten_advantages is None:
             whiten_advantages = advantage not in GROUP_ADVANTAGES and kl_in == "reward"
         self.credit = Credit(
-            advantage, baseline, level, kl_in, kl_estimator, gamma, lam, whiten_rewards, whiten_advantages
+            advantage=advantage,
+            baseline=baseline,
+            level=level,
+            kl_in=kl_in,
+            kl_estimator=kl_estimator,
+            gamma=gamma,
+            lam=lam,
+            whiten_rewards=whiten_rewards,
+            whiten_advantages=whiten_advantages,
         )
         self.objective = PolicyObjective(
-            level,
-            loss_mean,
-            clip_range,
-            clip_range_high,
-            dual_clip,
-            value_clip_range,
-            value_coef,
-            entropy_coef,
-            kl_in,
-            kl_estimator,
-            max_new_tokens,
+            level=level,
+            loss_mean=loss_mean,
+            clip_range=clip_range,
+            clip_range_high=clip_range_high,
+            dual_clip=dual_clip,
+            value_clip_range=value_clip_range,
+            value_coef=value_coef,
+            entropy_coef=entropy_coef,
+            kl_in=kl_in,
+            kl_estimator=kl_estimator,
+            max_new_tokens=max_new_tokens,
         )
         self.kl_coef = kl_coef
         self.kl_target, self.kl_horizon = kl_target, kl_horizon

@@ -66,10 +66,14 @@ class RolloutLoader:
         """Parts that each minibatch is dealt out in: ranks times accumulation steps."""
         return self.module.trainer.world_size * self.module.trainer.accumulate_grad_batches
 
+    @property
+    def minibatches(self) -> int:
+        """Of one pass over a rollout; the last may be smaller."""
+        return math.ceil(self.num_responses / self.module.minibatch_size)
+
     def __len__(self) -> int:
         self._check_sizes()
-        minibatches = math.ceil(self.num_responses / self.module.minibatch_size)
-        return self.module.epochs * minibatches * self.module.trainer.accumulate_grad_batches
+        return self.module.epochs * self.minibatches * self.module.trainer.accumulate_grad_batches
 
     def __iter__(self) -> Iterator[ExperienceBatch]:
         iteration = self.module.trainer.current_epoch
@@ -101,13 +105,12 @@ class RolloutLoader:
     def _plan(self, experience: Experience, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """This rank's share of every micro-batch, in order: responses, and fields of the pretraining mix."""
         rank, world = self.module.trainer.global_rank, self.module.trainer.world_size
-        minibatches = math.ceil(self.num_responses / self.module.minibatch_size)
         for epoch in range(self.module.epochs):
             order = _permutation(self.num_responses, self.seed, iteration, epoch)
-            for number in range(minibatches):
+            for number in range(self.minibatches):
                 size = self.module.minibatch_size
                 minibatch = order[number * size : (number + 1) * size]
-                update = (iteration * self.module.epochs + epoch) * minibatches + number
+                update = (iteration * self.module.epochs + epoch) * self.minibatches + number
                 mix = self._pretraining(experience, minibatch, update)
                 for step in range(self.module.trainer.accumulate_grad_batches):
                     share = slice(step * world + rank, None, self.shares)

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from lit_rlhf.metrics.best_of_n import best_of_n_kl
+
 SCORES, GOLD_SCORES = "reward_scores", "gold_scores"
 
 
@@ -108,7 +110,7 @@ def best_of_n(candidates: Candidates) -> list[BestOfN]:
         gold = None
         if candidates.gold is not None:
             gold = _mean(_expected_best(s, g, n) for s, g in zip(candidates.scores, candidates.gold))
-        found.append(BestOfN(n, math.log(n) - (n - 1) / n, score, gold))
+        found.append(BestOfN(n, best_of_n_kl(n), score, gold))
     return found
 
 

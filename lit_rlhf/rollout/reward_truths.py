@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ def reward_truths(
     """
     together = score(completions)
     some = range(min(ASKED_ALONE, len(together)))
-    alone = torch.cat([score(chosen(completions, [number])) for number in some])
-    beside = torch.stack([score(beside_longer(chosen(completions, [number])))[0] for number in some])
+    alone = torch.cat([score(completions.select([number])) for number in some])
+    beside = torch.stack([score(beside_longer(completions.select([number])))[0] for number in some])
     folders = model_folders(spec)
     return [
         *(head_is_stored(folder) for folder in folders),
@@ -122,21 +122,9 @@ def scores_ignore_padding(alone: Tensor, beside: Tensor, tolerance: float = CLOS
     return agreement("scores do not depend on padding", alone, beside, tolerance, wrong)
 
 
-def chosen(completions: Completions, places: Sequence[int]) -> Completions:
-    """The responses at `places`."""
-    parts: dict[str, Any] = {}
-    for entry in fields(completions):
-        value = getattr(completions, entry.name)
-        if isinstance(value, dict):
-            parts[entry.name] = {key: [column[i] for i in places] for key, column in value.items()}
-        else:
-            parts[entry.name] = [value[i] for i in places]
-    return Completions(**parts)
-
-
 def beside_longer(completions: Completions) -> Completions:
     """One response, and behind it another to the same prompt that is longer: its own text, three times."""
-    both = chosen(completions, [0, 0])
+    both = completions.select([0, 0])
     ids = both.response_ids[0]
     return replace(
         both,

@@ -21,6 +21,7 @@ from lit_rlhf.cli.demo.presets import PRESETS
 from lit_rlhf.cli.demo.summary import SHOWN_PROMPTS, summarise
 from lit_rlhf.cli.guard import silence_adverts
 from lit_rlhf.data.tokenization import load_tokenizer
+from lit_rlhf.metrics.best_of_n import best_of_n_kl
 from lit_rlhf.models.loading import load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.records import Tree
@@ -196,7 +197,7 @@ class Demo:
         }
 
     def _best_of_n(self) -> dict[str, Any]:
-        """The best by the reward model of n samples; the KL is the bound log n − (n − 1)/n."""
+        """The best by the reward model of n samples."""
         prompts, most = self._prompts(), max(self.preset.best_of)
         rounds = [draw(*self._policy("sft"), prompts, self.seed, 3, k) for k in range(most)]
         scores = torch.stack([reward_scores(self.reward, drawn) for drawn in rounds])
@@ -209,7 +210,7 @@ class Demo:
                 "gold": golds.gather(0, best).mean().item(),
                 "grammar": correct.gather(0, best).mean().item(),
                 "score": scores.gather(0, best).mean().item(),
-                "kl": torch.tensor(float(n)).log().item() - (n - 1) / n,
+                "kl": best_of_n_kl(n),
             }
         return result
 
