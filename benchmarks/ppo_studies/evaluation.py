@@ -24,7 +24,8 @@ from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Tree
 from lit_rlhf.rewards.model import score_trees
 from lit_rlhf.rollout.experience import one_response_trees
-from lit_rlhf.rollout.sampling import SamplingSettings, sample_responses
+from lit_rlhf.rollout.sampling import sample_responses
+from lit_rlhf.rollout.settings import SamplingSettings
 from lit_rlhf.world.build import prompt_rows
 from lit_rlhf.world.gold import gold
 from lit_rlhf.world.grammar import grammatical

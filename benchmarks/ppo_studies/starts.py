@@ -24,7 +24,8 @@ from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.models.loading import load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.ops.noise import counter_key
-from lit_rlhf.rollout.sampling import SamplingSettings, sample_responses
+from lit_rlhf.rollout.sampling import sample_responses
+from lit_rlhf.rollout.settings import SamplingSettings
 
 DataRow = dict[str, Any]
 

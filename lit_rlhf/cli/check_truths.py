@@ -23,8 +23,8 @@ from lit_rlhf.records import Experience, Row, Tree
 from lit_rlhf.rewards.protocol import Completions
 from lit_rlhf.rollout.collect import RolloutRequest, describe_completions
 from lit_rlhf.rollout.experience import training_batch
+from lit_rlhf.rollout.responses import SampledResponses
 from lit_rlhf.rollout.reward_truths import head_is_stored, reward_truths, scores_ignore_the_batch
-from lit_rlhf.rollout.sampling import SampledResponses
 from lit_rlhf.rollout.token_truths import eos_counts, one_bos, text_has_one_bos
 from lit_rlhf.rollout.truth import Truth, agreement
 from lit_rlhf.rollout.truths import EXACT, first_rollout_truths, ratio_is_one

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.decoding import Feed
+from lit_rlhf.models.policy import NextTokens, PolicyNetwork
 from lit_rlhf.models.scorer import ScorerNetwork
 from lit_rlhf.models.value_head import ValueHead
 from lit_rlhf.records import ResponseTrees
@@ -80,8 +81,7 @@ class ActorCritic(nn.Module):
             return []
         return [parameter for parameter in self.critic.parameters() if parameter.requires_grad]
 
-    def next_token_logits(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any
-    ) -> tuple[Tensor, Any]:
-        """See :meth:`PolicyNetwork.next_token_logits`."""
-        return self.policy.next_token_logits(input_ids, attention_mask, position_ids, cache)
+    def next_token_logits(self, feed: Feed) -> NextTokens:
+        """See :meth:`PolicyNetwork.next_token_logits`; with values where the critic reads the policy's states."""
+        seen = self.policy.next_token_logits(feed)
+        return seen._replace(values=self.critic(seen.states)) if isinstance(self.critic, ValueHead) else seen

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_rlhf.models.head import head_logprobs, head_logprobs_and_entropy
+from lit_rlhf.models.decoding import Feed, next_token_states
+from lit_rlhf.models.head import head_logprobs, head_logprobs_and_entropy, output_logits
 from lit_rlhf.models.reading import predicting_states
 from lit_rlhf.records import ResponseTrees
 
@@ -21,6 +22,17 @@ class PolicyOutput(NamedTuple):
     """In nats; None where it was not asked for."""
     states: Tensor
     """``[M, D]``: the trunk's last states, those that predict the M counted tokens, in the order of the flat row."""
+
+
+class NextTokens(NamedTuple):
+    """Of M prompts or rows."""
+
+    logits: Tensor
+    """``[M, V]``."""
+    states: Tensor
+    """``[M, D]``: the trunk's last states, which the logits were read from."""
+    values: Tensor | None = None
+    """``[M]``, where a critic reads these states too."""
 
 
 class PolicyNetwork(nn.Module):
@@ -61,26 +73,14 @@ class PolicyNetwork(nn.Module):
             states,
         )
 
-    def next_token_logits(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any
-    ) -> tuple[Tensor, Any]:
-        """Logits ``[N, V]`` of the next token, and the cache grown by `input_ids`.
+    def next_token_logits(self, feed: Feed) -> NextTokens:
+        """What comes next, at the end of each prompt or after the newest token of each row.
 
         Args:
-            input_ids: Long ``[N, S]``, the tokens that the cache lacks (the prompts at first, then one a row).
-            attention_mask: Bool ``[N, S_total]`` over cached and new tokens, True where a token counts.
-            position_ids: Long ``[N, S]``.
-            cache: a transformers cache, or None at first.
+            feed: the tokens that have not been seen yet; their keys and values are put away.
         """
-        output = self.causal_lm(
-            input_ids=input_ids,
-            attention_mask=attention_mask.long(),
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1], output.past_key_values
+        states = next_token_states(self.causal_lm.base_model, feed)
+        return NextTokens(output_logits(self.causal_lm, states), states)
 
 
 def sequence_logprobs(output: PolicyOutput) -> Tensor:

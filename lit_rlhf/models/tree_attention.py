@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lit_rlhf.models.flex_attention import BlockMasks, Segment, flex_tree_attention, takes_flex
+from lit_rlhf.models.key_value_store import NextTokenAttention, PromptAttention
 from lit_rlhf.models.last_layer import distinct_positions, read_by
 from lit_rlhf.records import ResponseTrees
 
@@ -55,6 +56,7 @@ def tree_attention(
     tree_segments: Sequence[Segment] | None = None,
     sliding_window: int | None = None,
     block_masks: BlockMasks | None = None,
+    decoding: NextTokenAttention | PromptAttention | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """One layer's attention, in the form that transformers' attention interface asks for.
@@ -71,6 +73,8 @@ def tree_attention(
         sliding_window: how many positions back a token may look, itself included.
         block_masks: of the batch, where FlexAttention is taken; None = SDPA. Dropout, which FlexAttention
             does not know, takes SDPA all the same.
+        decoding: the keys and values that the tokens of a decoding step look at; or, beside the segments, where
+            those of prompts are put away.
         kwargs: what else the model hands on.
     Returns:
         ``[1, T, heads, D_head]``, and None for the weights.
@@ -78,7 +82,7 @@ def tree_attention(
         NotImplementedError: the model loses the segments on the way here, or hands on something that changes
             the weights and is not known here.
     """
-    if tree_segments is None:
+    if tree_segments is None and decoding is None:
         if attention_mask is not None and attention_mask.shape == NO_MASK and query.shape[2] > 1:
             raise NotImplementedError(
                 f"{type(module).__name__} is not handed the segments of the response trees by the layers above it, "
@@ -93,6 +97,11 @@ def tree_attention(
             f"{type(module).__name__} attends with {', '.join(unknown)}, which attention over trees does not know. "
             "Set model.attention: padded."
         )
+    if isinstance(decoding, NextTokenAttention):
+        return decoding.attend(module, query, key, value, scaling, sliding_window), None
+    assert tree_segments is not None
+    if decoding is not None:
+        decoding.put_away(module, key, value)
     output = None
     if block_masks is not None and dropout == 0:
         output = flex_tree_attention(query, key, value, block_masks.of(sliding_window), scaling)

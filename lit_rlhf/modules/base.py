@@ -23,7 +23,8 @@ from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.ops.noise import seed_from
 from lit_rlhf.records import LossOutput, ResponseTrees
-from lit_rlhf.rollout.sampling import SamplingSettings, sample_responses
+from lit_rlhf.rollout.sampling import sample_responses
+from lit_rlhf.rollout.settings import SamplingSettings
 
 Settings = TypeVar("Settings")
 

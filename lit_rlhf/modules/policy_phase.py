@@ -10,7 +10,7 @@ from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.modules.base import PhaseModule, prompts_of
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Prompt, ResponseTrees, Row
-from lit_rlhf.rollout.sampling import SamplingSettings
+from lit_rlhf.rollout.settings import SamplingSettings
 
 SHOWN = 4
 """Validation prompts whose samples are shown."""
@@ -21,7 +21,7 @@ class PolicyPhase(PhaseModule):
 
     def set_sampling(self, max_new_tokens: int, temperature: float, seed: int | None) -> None:
         """How shown and predicted samples are drawn."""
-        self.sampling = SamplingSettings(max_new_tokens, temperature)
+        self.sampling = SamplingSettings(max_new_tokens, temperature=temperature)
         self._sampling_seed = settled_seed(seed)
         self._shown_prompts: list[list[int]] = []
 

@@ -33,17 +33,17 @@ def counter_key(*counters: int | Tensor) -> Tensor:
     return key
 
 
-def counted_uniform(keys: Tensor, step: int) -> Tensor:
+def counted_uniform(keys: Tensor, step: int | Tensor) -> Tensor:
     """Uniform numbers in [0, 1), one for each key at this step.
 
     Args:
         keys: Long ``[N]``, from :func:`counter_key`.
-        step: the counter that runs while a response grows.
+        step: the counter that runs while a response grows; Long ``[N]`` where each has its own.
     Returns:
         Double ``[N]``, with 53 random bits each.
     """
     # the step as a tensor: its product wraps around as the hash wants, where Python's integer would grow
-    counter = torch.tensor(step + 1, device=keys.device)
+    counter = torch.as_tensor(step, device=keys.device) + 1
     bits = _mix(_mix(keys + counter * _GOLDEN) + _GOLDEN)
     return _shift_right(bits, 11).double() * 2.0**-53
 

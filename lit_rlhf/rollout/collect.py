@@ -17,7 +17,9 @@ from lit_rlhf.models.modes import evaluating
 from lit_rlhf.records import Experience, Row
 from lit_rlhf.rewards.protocol import Completions
 from lit_rlhf.rollout.experience import one_response_trees
-from lit_rlhf.rollout.sampling import SampledResponses, SamplingSettings, sample_responses
+from lit_rlhf.rollout.responses import SampledResponses
+from lit_rlhf.rollout.sampling import sample_responses
+from lit_rlhf.rollout.settings import SamplingSettings
 
 
 @dataclass
@@ -75,7 +77,13 @@ def collect_rollout(
         progress: told how many responses are finished, of how many.
     """
     sampled = sample_responses(
-        network, request.prompt_ids, settings, request.keys, encoder.eos_token_id, device, progress
+        network,
+        request.prompt_ids,
+        settings,
+        request.keys,
+        encoder.eos_token_id,
+        device,
+        progress=progress,
     )
     completions = describe_completions(request, sampled, encoder)
     with _fp32_default():

@@ -6,7 +6,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.ops.noise import counter_key
-from lit_rlhf.rollout.sampling import SamplingSettings, draw, left_padded, sample_responses
+from lit_rlhf.rollout.drawing import draw
+from lit_rlhf.rollout.generate import left_padded
+from lit_rlhf.rollout.sampling import sample_responses
+from lit_rlhf.rollout.settings import SamplingSettings
 
 PROMPTS = [[5, 6, 7, 8], [12], [40, 41, 42, 43, 44, 45, 46], [9, 10]]
 EOS = 1
@@ -22,7 +25,7 @@ def networks(tiny_llama) -> dict[str, PolicyNetwork]:
 
 
 def sample(network, prompts, keys, **settings):
-    return sample_responses(network, prompts, SamplingSettings(**settings), keys, EOS)
+    return sample_responses(network, prompts, SamplingSettings(**settings), keys, EOS, with_entropy=True)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -99,7 +102,7 @@ def test_drawn_tokens_follow_the_distribution():
     uniform = (torch.arange(count).double() + 0.5) / count
     for temperature, probabilities in ((1.0, [0.5, 0.25, 0.15, 0.1]), (0.5, [0.25, 0.0625, 0.0225, 0.01])):
         total = sum(probabilities)
-        tokens, logprobs, _ = draw(logits.expand(count, 4), temperature, uniform)
+        tokens, logprobs, _ = draw(logits.expand(count, 4) / temperature, uniform)
         shares = torch.bincount(tokens, minlength=4) / count
         assert shares.tolist() == pytest.approx([p / total for p in probabilities], abs=1e-4)
         assert logprobs[0].exp().item() == pytest.approx(probabilities[0] / total, abs=1e-5)
@@ -108,7 +111,7 @@ def test_drawn_tokens_follow_the_distribution():
 def test_extreme_uniform_numbers_give_valid_tokens():
     logits = torch.full((2, 5), -1e9)
     logits[:, 2] = 0.0
-    tokens, _, _ = draw(logits, 1.0, torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64))
+    tokens, _, _ = draw(logits, torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64))
     assert tokens.tolist() == [2, 2]
 
 

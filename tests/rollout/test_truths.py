@@ -108,8 +108,8 @@ def test_a_reward_that_failed_is_no_broken_truth() -> None:
 def test_a_sampler_at_another_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
     true_sampler = collect.sample_responses
 
-    def cooler(network: Any, prompts: Any, settings: Any, *rest: Any) -> Any:
-        return true_sampler(network, prompts, replace(settings, temperature=0.8), *rest)
+    def cooler(network: Any, prompts: Any, settings: Any, *rest: Any, **named: Any) -> Any:
+        return true_sampler(network, prompts, replace(settings, temperature=0.8), *rest, **named)
 
     monkeypatch.setattr(collect, "sample_responses", cooler)
     module = make_module()

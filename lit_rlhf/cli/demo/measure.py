@@ -16,7 +16,9 @@ from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Tree
 from lit_rlhf.rewards.model import ModelReward, score_trees
 from lit_rlhf.rollout.experience import one_response_trees
-from lit_rlhf.rollout.sampling import SampledResponses, SamplingSettings, sample_responses
+from lit_rlhf.rollout.responses import SampledResponses
+from lit_rlhf.rollout.sampling import sample_responses
+from lit_rlhf.rollout.settings import SamplingSettings
 from lit_rlhf.world.gold import gold
 from lit_rlhf.world.grammar import grammatical
 

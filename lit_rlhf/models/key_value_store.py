@@ -1,0 +1,200 @@
+"""Keys and values of responses that are being decoded, and the attention of their next tokens over them.
+
+A row is one unfinished response. Where responses share a prompt, its keys and values are held, and read, once for
+all of them; the rows then hold their response alone. Else a row holds its prompt too. Every layer has one pair of
+buffers, ``[rows, key heads, columns, D_head]``; rows stay dense, so a step reads what it needs and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+COLUMNS_AT_A_TIME = 16
+"""Buffers grow by this many tokens, or by that part of what they have. They are read as a whole, with what is not
+filled yet masked out: a processor reads memory without gaps three times as fast."""
+
+
+class Buffers:
+    """One pair of buffers a layer, made when the layer first writes to them.
+
+    Args:
+        rows: how many there is room for.
+        columns: the most tokens that a row may come to hold; the buffers grow up to it.
+    """
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.rows, self.columns = rows, columns
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.allocated = 0
+
+    def grow(self, columns: int) -> None:
+        """Make room for so many tokens a row, at least."""
+        if columns <= self.allocated:
+            return
+        wanted = max(columns, self.allocated + max(COLUMNS_AT_A_TIME, self.allocated // COLUMNS_AT_A_TIME))
+        self.allocated = min(wanted, self.columns)
+        for number, (keys, values) in self.layers.items():
+            self.layers[number] = (self._wider(keys), self._wider(values))
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, rows: Tensor, columns: Tensor) -> None:
+        """Put away keys and values ``[T, key heads, D_head]`` of T tokens, each at its row and column."""
+        if layer not in self.layers:
+            shape = (self.rows, keys.shape[1], self.allocated)
+            # zeros: what is masked out has weight 0, and 0 times what memory happens to hold may not be a number
+            self.layers[layer] = (
+                keys.new_zeros(*shape, keys.shape[2]),
+                values.new_zeros(*shape, values.shape[2]),
+            )
+        heads, allocated = keys.shape[1], self.layers[layer][0].shape[2]
+        places = (
+            (rows[:, None] * heads + torch.arange(heads, device=rows.device)) * allocated + columns[:, None]
+        ).flatten()
+        for held, new in zip(self.layers[layer], (keys, values), strict=True):
+            held.view(-1, held.shape[3]).index_copy_(0, places, new.reshape(-1, new.shape[2]))
+
+    def move(self, sources: Tensor, targets: Tensor, columns: int) -> None:
+        """Copy the first `columns` tokens of some rows over others."""
+        for keys, values in self.layers.values():
+            keys[targets, :, :columns] = keys[sources, :, :columns]
+            values[targets, :, :columns] = values[sources, :, :columns]
+
+    def _wider(self, held: Tensor) -> Tensor:
+        wider = held.new_zeros(*held.shape[:2], self.allocated, held.shape[3])
+        wider[:, :, : held.shape[2]] = held
+        return wider
+
+
+@dataclass
+class Sharing:
+    """Which of the rows look at which shared prompt. Rows of a prompt stand in its slots, in any order."""
+
+    buffers: Buffers
+    """The prompts' own."""
+    slots: Tensor
+    """Long ``[n]``: prompt times `width` plus the row's place among its prompt's rows."""
+    width: int
+    """Slots of a prompt: the most rows that one has."""
+    prompt_lengths: Tensor
+    """Long ``[G]``."""
+    columns: int
+    """Of the buffers."""
+    rows_in_order: bool
+    """Whether `slots` is 0, 1, 2, ...: then there is nothing to rearrange."""
+
+    @property
+    def row_prompt_lengths(self) -> Tensor:
+        """Long ``[n]``."""
+        return self.prompt_lengths[self.slots // self.width]
+
+
+@dataclass
+class NextTokenAttention:
+    """Attention of one new token in each of n rows; handed through the model to its attention layers."""
+
+    buffers: Buffers
+    rows: Tensor
+    """Long ``[n]``: 0, 1, 2, ..."""
+    columns: Tensor
+    """Long ``[n]``: where the new token goes."""
+    sharing: Sharing | None = None
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        window: int | None,
+    ) -> Tensor:
+        """``[1, n, heads, D_head]`` of queries ``[1, heads, n, D_head]`` over what is held and their own tokens."""
+        layer: int = module.layer_idx  # type: ignore[assignment]  # transformers' attention layers number themselves
+        self.buffers.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), self.rows, self.columns)
+        count = query.shape[2]
+        keys, values = (held[:count] for held in self.buffers.layers[layer])
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        grouped = query[0].transpose(0, 1).reshape(count, keys.shape[1], -1, query.shape[-1]) * scaling
+        scores = grouped @ keys.transpose(2, 3)
+        if self.sharing is not None:
+            prompt_keys, prompt_values = self.sharing.buffers.layers[layer]
+            scores = torch.cat([self._prompt_scores(self.sharing, grouped, prompt_keys), scores], -1)
+        scores += self._mask(window, scores.dtype)
+        weights = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        weights = weights.to(values.dtype)
+        if self.sharing is None:
+            output = weights @ values
+        else:
+            prompt_weights, own_weights = weights.split([self.sharing.columns, values.shape[2]], -1)
+            output = own_weights @ values + self._prompt_output(self.sharing, prompt_weights, prompt_values)
+        return output.reshape(1, count, query.shape[1], -1)
+
+    @staticmethod
+    def _prompt_scores(sharing: Sharing, query: Tensor, keys: Tensor) -> Tensor:
+        """``[n, key heads, group, P]``: all rows of a prompt against its keys in one multiplication."""
+        prompts = len(sharing.prompt_lengths)
+        by_prompt = _by_prompt(sharing, query)
+        scores = by_prompt.flatten(2, 3) @ keys[:prompts].transpose(2, 3)
+        return _by_row(sharing, scores.unflatten(2, by_prompt.shape[2:4]))
+
+    @staticmethod
+    def _prompt_output(sharing: Sharing, weights: Tensor, values: Tensor) -> Tensor:
+        """``[n, key heads, group, D_head]``."""
+        prompts = len(sharing.prompt_lengths)
+        by_prompt = _by_prompt(sharing, weights)
+        output = by_prompt.flatten(2, 3) @ values[:prompts]
+        return _by_row(sharing, output.unflatten(2, by_prompt.shape[2:4]))
+
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """``[n, 1, 1, columns]``, -inf where a row may not look and 0 elsewhere; made once a step for each window."""
+        if window not in self._masks:
+            own = torch.arange(self.buffers.allocated, device=self.columns.device)[None]
+            newest = self.columns[:, None]
+            hidden = own > newest
+            if self.sharing is None:
+                hidden = hidden if window is None else hidden | (own <= newest - window)
+            else:
+                lengths = self.sharing.row_prompt_lengths[:, None]
+                prompt = torch.arange(self.sharing.columns, device=self.columns.device)[None]
+                hidden_prompt = prompt >= lengths
+                if window is not None:
+                    hidden = hidden | (own <= newest - window)
+                    hidden_prompt = hidden_prompt | (prompt <= lengths + newest - window)
+                hidden = torch.cat([hidden_prompt, hidden], 1)
+            # added to the scores: filling them where a mask of fewer dimensions says so is six times slower
+            nothing = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            self._masks[window] = nothing.masked_fill_(hidden, -torch.inf)[:, None, None]
+        return self._masks[window]
+
+
+def _by_prompt(sharing: Sharing, rows: Tensor) -> Tensor:
+    """``[n, heads, group, X]`` -> ``[G, heads, width, group, X]``, zero in empty slots."""
+    if not sharing.rows_in_order:
+        places = len(sharing.prompt_lengths) * sharing.width
+        rows = rows.new_zeros(places, *rows.shape[1:]).index_copy_(0, sharing.slots, rows)
+    return rows.unflatten(0, (-1, sharing.width)).transpose(1, 2)
+
+
+def _by_row(sharing: Sharing, prompts: Tensor) -> Tensor:
+    """Back from :func:`_by_prompt`."""
+    rows = prompts.transpose(1, 2).flatten(0, 1)
+    return rows if sharing.rows_in_order else rows[sharing.slots]
+
+
+@dataclass
+class PromptAttention:
+    """Attention within prompts that are computed packed in one row, whose keys and values are put away."""
+
+    buffers: Buffers
+    rows: Tensor
+    """Long ``[T]``: of the buffers, for each token."""
+    columns: Tensor
+    """Long ``[T]``."""
+
+    def put_away(self, module: nn.Module, key: Tensor, value: Tensor) -> None:
+        """Keep keys and values ``[1, key heads, T, D_head]``."""
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        self.buffers.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), self.rows, self.columns)
