@@ -231,7 +231,9 @@ class Experience:
     sampled_logprobs: Tensor
     """Grid: log-probability of each token as the sampler gave it."""
     old_logprobs: Tensor
-    """Grid: the same by the forward that the update uses, so that the first ratio is 1."""
+    """Grid: what the update takes its ratio to: the sampler's, or recomputed where the two differ."""
+    recomputed_logprobs: Tensor
+    """Grid: by the forward that the update uses; NaN in responses that were not looked at again."""
     reference_logprobs: Tensor
     """Grid."""
     values: Tensor

@@ -23,7 +23,7 @@ from lit_rlhf.ops.masking import masked_mean
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Tree
 from lit_rlhf.rewards.model import score_trees
-from lit_rlhf.rollout.experience import one_response_trees
+from lit_rlhf.rollout.experience import sampled_trees
 from lit_rlhf.rollout.sampling import sample_responses
 from lit_rlhf.rollout.settings import SamplingSettings
 from lit_rlhf.world.build import prompt_rows
@@ -117,7 +117,7 @@ class Evaluator:
     def _kl(self, prompts: list[list[int]], responses: list[list[int]], logprobs: Tensor) -> Tensor:
         sums = []
         for start in range(0, len(prompts), CHUNK):
-            trees = one_response_trees(prompts[start : start + CHUNK], responses[start : start + CHUNK])
+            trees = sampled_trees(prompts[start : start + CHUNK], responses[start : start + CHUNK])
             sums.append(self.reference(trees).logprobs.sum(1))
         return logprobs.sum(1) - torch.cat(sums)
 

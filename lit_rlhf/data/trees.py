@@ -85,6 +85,25 @@ def plant_tree(
     return [tree], lost
 
 
+def join_branches(trees: Sequence[Tree]) -> list[Tree]:
+    """Neighbours with one prompt and one id as one tree with the responses of all, so that the prompt is packed once.
+
+    Args:
+        trees: not judged, as sampled responses are; their responses keep their order.
+    """
+    joined: list[Tree] = []
+    for tree in trees:
+        last = joined[-1] if joined else None
+        if last is not None and (last.id, last.prompt_ids) == (tree.id, tree.prompt_ids):
+            last.response_ids += tree.response_ids
+            last.response_masks += tree.response_masks
+        else:
+            joined.append(
+                replace(tree, response_ids=[*tree.response_ids], response_masks=[*tree.response_masks])
+            )
+    return joined
+
+
 def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) -> ResponseTrees:
     """Trees end to end in one flat row; see :class:`~lit_rlhf.records.ResponseTrees`.
 

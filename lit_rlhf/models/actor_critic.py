@@ -71,6 +71,11 @@ class ActorCritic(nn.Module):
         grid: Tensor = values.new_zeros(counted.shape).masked_scatter(counted, values)
         return grid
 
+    def values(self, trees: ResponseTrees) -> Tensor:
+        """The value before each counted response token, grid ``[N, R]``, from a critic with a network of its own."""
+        assert isinstance(self.critic, ScorerNetwork)
+        return self.critic.values(trees)
+
     def policy_parameters(self) -> list[nn.Parameter]:
         """What is trained of the policy; of a trunk with a value head too, which the value loss moves as well."""
         return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]

@@ -106,15 +106,25 @@ class RolloutLoader:
         """This rank's share of every micro-batch, in order: responses, and fields of the pretraining mix."""
         rank, world = self.module.trainer.global_rank, self.module.trainer.world_size
         for epoch in range(self.module.epochs):
-            order = _permutation(self.num_responses, self.seed, iteration, epoch)
+            order = self._order(iteration, epoch)
             for number in range(self.minibatches):
                 size = self.module.minibatch_size
                 minibatch = order[number * size : (number + 1) * size]
                 update = (iteration * self.module.epochs + epoch) * self.minibatches + number
                 mix = self._pretraining(experience, minibatch, update)
                 for step in range(self.module.trainer.accumulate_grad_batches):
-                    share = slice(step * world + rank, None, self.shares)
-                    yield minibatch[share], self._share_of(mix, share)
+                    share = step * world + rank
+                    first, behind = (len(minibatch) * edge // self.shares for edge in (share, share + 1))
+                    yield minibatch[first:behind], self._share_of(mix, slice(share, None, self.shares))
+
+    def _order(self, iteration: int, epoch: int) -> list[int]:
+        """All responses in the order of this pass: prompts shuffled, and the responses of each side by side.
+
+        So most are in a minibatch with the others of their prompt, which is computed once for them.
+        """
+        samples = self.module.samples_per_prompt
+        prompts = _permutation(self.batch_size, self.seed, iteration, epoch)
+        return [prompt * samples + sample for prompt in prompts for sample in range(samples)]
 
     def _pretraining(
         self, experience: Experience, minibatch: list[int], update: int

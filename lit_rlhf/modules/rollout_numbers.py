@@ -26,7 +26,7 @@ def rollout_numbers(experience: Experience, kl_coef: float, credit: Credit) -> d
     mask = experience.counted_mask
     kl = sequence_kl(experience)[counted]
     scores, shaped = experience.scores[counted], experience.shaped_scores[counted]
-    difference = (experience.sampled_logprobs - experience.old_logprobs).abs()
+    difference = (experience.sampled_logprobs - experience.recomputed_logprobs).abs().nan_to_num(0.0)
     numbers = {
         "objective/kl": kl.mean(),
         "objective/scores": scores.mean(),

@@ -22,6 +22,7 @@ from lit_rlhf.rewards.build import RewardSpec, build_reward, refuse_if_all_faile
 from lit_rlhf.rewards.protocol import Completions, RewardError
 from lit_rlhf.rollout.collect import RolloutRequest, collect_rollout
 from lit_rlhf.rollout.experience import join_ranks
+from lit_rlhf.rollout.truths import sampler_agrees, tolerance_of
 
 VALIDATION_MEANS = [
     "val/objective/scores",
@@ -69,6 +70,7 @@ class RolloutPhase(PolicyPhase):
 
         Raises:
             RewardError: on every rank, where one rank's reward failed, or none of them has a score.
+            ValueError: on every rank, where sampling and training forward have come apart.
         """
         try:
             local: Experience | RewardError = self._draw(
@@ -78,6 +80,12 @@ class RolloutPhase(PolicyPhase):
             local = error
         experience = join_ranks(local, self.trainer.world_size)
         refuse_if_all_failed(experience.failed)
+        if (
+            self.trainer.global_step > 0
+        ):  # the first rollout is looked at with all else that has to be true of it
+            agreement = sampler_agrees(experience, tolerance_of(str(self.trainer.precision)))
+            if not agreement.holds:
+                raise ValueError(f"Not so: {agreement.name}; {agreement.explanation}")
         return experience
 
     def _request(self, rows: list[Row], iteration: int) -> RolloutRequest:
@@ -109,6 +117,7 @@ class RolloutPhase(PolicyPhase):
                 self.encoder,
                 max(1, self.minibatch_size // shares),
                 self.device,
+                self.trainer.global_step == 0,
                 progress,
             )
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.lengths import sequence_tokens
 from lit_rlhf.data.tokenization import TextEncoder, TokenizationError, load_tokenizer
-from lit_rlhf.data.trees import pack_trees
+from lit_rlhf.data.trees import join_branches, pack_trees
 from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
@@ -132,10 +132,13 @@ class ModelReward(PartialReward):
 def score_trees(
     network: Callable[..., Tensor], trees: list[Tree], batch_size: int, device: torch.device | str
 ) -> Tensor:
-    """Scores of every response of `trees` ``[N]``, in order, on the CPU; `batch_size` trees at a time."""
+    """Scores of every response of `trees` ``[N]``, in order, on the CPU.
+
+    `batch_size` trees at a time, and of those a prompt that several neighbours share is computed once.
+    """
     with torch.no_grad():
         scores = [
-            network(pack_trees(trees[start : start + batch_size]).to(device)).float().cpu()
+            network(pack_trees(join_branches(trees[start : start + batch_size])).to(device)).float().cpu()
             for start in range(0, len(trees), batch_size)
         ]
     return torch.cat(scores)

@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.models.actor_critic import ActorCritic
-from lit_rlhf.models.modes import evaluating
 from lit_rlhf.records import Experience, Row
 from lit_rlhf.rewards.protocol import Completions
-from lit_rlhf.rollout.experience import one_response_trees
+from lit_rlhf.rollout.pricing import look_at
 from lit_rlhf.rollout.responses import SampledResponses
 from lit_rlhf.rollout.sampling import sample_responses
 from lit_rlhf.rollout.settings import SamplingSettings
@@ -60,6 +58,7 @@ def collect_rollout(
     encoder: TextEncoder,
     batch_size: int,
     device: torch.device | str,
+    recompute: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Experience:
     """This rank's responses with everything but shaped scores, rewards and advantages, which need all ranks.
@@ -74,6 +73,7 @@ def collect_rollout(
         encoder: decodes responses for the reward.
         batch_size: responses in one forward of the networks.
         device: where the networks are.
+        recompute: whether old log-probabilities are computed anew in any case; see :func:`look_at`.
         progress: told how many responses are finished, of how many.
     """
     sampled = sample_responses(
@@ -84,17 +84,27 @@ def collect_rollout(
         encoder.eos_token_id,
         device,
         progress=progress,
+        with_entropy=True,
     )
     completions = describe_completions(request, sampled, encoder)
     with _fp32_default():
         scores = score(completions)
         gold_scores = torch.full_like(scores, torch.nan) if gold_score is None else gold_score(completions)
     failed = scores.isnan()
-    grids = _look(network, reference, request, sampled, settings.temperature, batch_size, device)
+    looks = look_at(
+        network,
+        reference,
+        request.prompt_ids,
+        sampled,
+        settings.temperature,
+        batch_size,
+        device,
+        recompute or not settings.is_plain,
+    )
     mask = torch.arange(sampled.logprobs.shape[1])[None, :] < torch.tensor(
         [[len(ids)] for ids in sampled.response_ids]
     )
-    zeros = torch.zeros_like(grids[0])
+    zeros = torch.zeros_like(looks.values)
     return Experience(
         prompt_ids=request.prompt_ids,
         response_ids=sampled.response_ids,
@@ -102,10 +112,11 @@ def collect_rollout(
         prompt_index=request.prompt_index,
         response_mask=mask,
         sampled_logprobs=sampled.logprobs.cpu().masked_fill(~mask, 0),
-        old_logprobs=grids[0],
-        reference_logprobs=grids[1],
-        values=grids[2],
-        entropy=grids[3],
+        old_logprobs=looks.old_logprobs,
+        recomputed_logprobs=looks.recomputed_logprobs,
+        reference_logprobs=looks.reference_logprobs,
+        values=looks.values,
+        entropy=sampled.entropy.cpu(),
         scores=scores.nan_to_num(0.0),
         shaped_scores=scores.nan_to_num(0.0),
         gold_scores=gold_scores,
@@ -126,32 +137,3 @@ def _fp32_default() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
-
-
-@torch.no_grad()
-def _look(
-    network: ActorCritic,
-    reference: Callable[..., Any],
-    request: RolloutRequest,
-    sampled: SampledResponses,
-    temperature: float,
-    batch_size: int,
-    device: torch.device | str,
-) -> tuple[Tensor, ...]:
-    """Old and reference log-probabilities, values (0 without a critic) and entropy, ``[N, R]`` each, on the CPU.
-
-    The old log-probabilities come from the forward that the update uses, so that the first ratio is 1 in
-    every precision; they are those of the sampler up to rounding.
-    """
-    width = sampled.logprobs.shape[1]
-    columns: list[list[Tensor]] = [[], [], [], []]
-    with evaluating(network):
-        for start in range(0, len(request.rows), batch_size):
-            chunk = slice(start, start + batch_size)
-            trees = one_response_trees(request.prompt_ids[chunk], sampled.response_ids[chunk]).to(device)
-            seen = network(trees, temperature, with_entropy=True)
-            values = torch.zeros_like(seen.logprobs) if seen.values is None else seen.values
-            looked = (seen.logprobs, reference(trees, temperature).logprobs, values, seen.entropy)
-            for column, grid in zip(columns, looked, strict=True):
-                column.append(pad(grid.float().cpu(), (0, width - grid.shape[1])))
-    return tuple(torch.cat(column) for column in columns)

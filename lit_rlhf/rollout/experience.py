@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lit_rlhf.data.trees import pack_trees
+from lit_rlhf.data.trees import join_branches, pack_trees
 from lit_rlhf.records import Experience, ExperienceBatch, ResponseTrees, Tree
 from lit_rlhf.rewards.protocol import RewardError
 
@@ -71,9 +71,13 @@ def join_ranks(local: Experience | RewardError, world_size: int) -> Experience:
 
 
 def training_batch(experience: Experience, indices: Sequence[int]) -> ExperienceBatch:
-    """What one training step sees of the experience: trees and the grids cut to their width."""
-    part = select(experience, indices)
-    trees = one_response_trees(part.prompt_ids, part.response_ids, part.failed.tolist(), part.prompt_names)
+    """What one training step sees of the experience: trees and the grids cut to their width.
+
+    Responses of one prompt stand side by side, in one tree; else in the order of `indices`.
+    """
+    prompts = list(dict.fromkeys(experience.prompt_index[list(indices)].tolist()))
+    part = select(experience, sorted(indices, key=lambda i: prompts.index(int(experience.prompt_index[i]))))
+    trees = sampled_trees(part.prompt_ids, part.response_ids, part.failed.tolist(), part.prompt_names)
     width = max(trees.response_lengths)
     return ExperienceBatch(
         trees=trees,
@@ -85,20 +89,22 @@ def training_batch(experience: Experience, indices: Sequence[int]) -> Experience
     )
 
 
-def one_response_trees(
+def sampled_trees(
     prompt_ids: list[list[int]],
     response_ids: list[list[int]],
     failed: Sequence[bool] | None = None,
     names: Sequence[str] | None = None,
 ) -> ResponseTrees:
-    """A tree for each sampled response; every one of its tokens counts, and none of a response that failed."""
+    """Sampled responses as trees, neighbours of one prompt in one; every token counts, and none of one that failed."""
     failed = [False] * len(response_ids) if failed is None else failed
     names = [""] * len(response_ids) if names is None else names
     return pack_trees(
-        [
-            Tree(prompt, [response], [[not fails] * len(response)], id=name)
-            for prompt, response, fails, name in zip(prompt_ids, response_ids, failed, names, strict=True)
-        ]
+        join_branches(
+            [
+                Tree(prompt, [response], [[not fails] * len(response)], id=name)
+                for prompt, response, fails, name in zip(prompt_ids, response_ids, failed, names, strict=True)
+            ]
+        )
     )
 
 

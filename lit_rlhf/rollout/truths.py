@@ -86,7 +86,8 @@ def numbers_are_finite(experience: Experience) -> Truth:
 
 def sampler_agrees(experience: Experience, tolerance: float = EXACT) -> Truth:
     """Whether the tokens were drawn from the distribution that the update scores them with."""
-    mean, worst = _difference(experience.sampled_logprobs, experience.old_logprobs, experience.response_mask)
+    looked_at = experience.response_mask & ~experience.recomputed_logprobs.isnan()
+    mean, worst = _difference(experience.sampled_logprobs, experience.recomputed_logprobs, looked_at)
     holds = mean <= tolerance and worst <= WORST_TOKEN * tolerance
     found = f"{mean:.2g} nats a token apart, {worst:.2g} at the most"
     return Truth(

@@ -8,7 +8,7 @@ import torch
 from lit_rlhf.models.actor_critic import ActorCriticOutput
 from lit_rlhf.modules.policy_objective import PolicyObjective, log_ratio_moments
 from lit_rlhf.records import ExperienceBatch
-from lit_rlhf.rollout.experience import one_response_trees
+from lit_rlhf.rollout.experience import sampled_trees
 
 LOG_RATIO = torch.tensor([[math.log(1.5), math.log(0.5)], [math.log(1.1), 0.0]])
 ADVANTAGES = torch.tensor([[1.0, 1.0], [-2.0, 0.0]])
@@ -22,7 +22,7 @@ def output(values: torch.Tensor | None = None, entropy: torch.Tensor | None = No
 def batch(failed: tuple[bool, bool] = (False, False)) -> ExperienceBatch:
     """A response of two tokens and one of one."""
     return ExperienceBatch(
-        trees=one_response_trees([[5], [5]], [[7, 8], [9]], failed),
+        trees=sampled_trees([[5], [5]], [[7, 8], [9]], failed),
         old_logprobs=OLD,
         reference_logprobs=OLD - torch.tensor([[0.5, 0.5], [1.0, 0.0]]),
         values=torch.tensor([[0.0, 0.0], [0.0, 0.0]]),

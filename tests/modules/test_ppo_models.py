@@ -18,7 +18,7 @@ from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.reference import MovingReference
 from lit_rlhf.models.value_head import ValueHead
 from lit_rlhf.records import Experience, Row
-from lit_rlhf.rollout.experience import one_response_trees
+from lit_rlhf.rollout.experience import sampled_trees
 from tests.conftest import make_llama, make_tokenizer
 from tests.distributed import run_distributed
 from tests.modules.training import quiet_trainer, sgd, weights_of
@@ -83,7 +83,7 @@ def logprobs_under(weights: Tensor, experience: Experience) -> Tensor:
     policy = PolicyNetwork(make_llama(TOKENIZER)).eval()
     with torch.no_grad():
         torch.nn.utils.vector_to_parameters(weights, policy.parameters())
-        return policy(one_response_trees(experience.prompt_ids, experience.response_ids)).logprobs
+        return policy(sampled_trees(experience.prompt_ids, experience.response_ids)).logprobs
 
 
 def kl_of(experience: Experience) -> Tensor:
@@ -226,7 +226,7 @@ def test_the_export_has_the_adapters_merged_and_beside_it(tmp_path: Path) -> Non
     module.export(tmp_path / "export")
     merged = PolicyNetwork(AutoModelForCausalLM.from_pretrained(tmp_path / "export"))
     last = module.rollouts[-1]
-    trees = one_response_trees(last.prompt_ids, last.response_ids)
+    trees = sampled_trees(last.prompt_ids, last.response_ids)
     assert torch.allclose(merged(trees).logprobs, module.network(trees).logprobs, atol=1e-4)
     assert (tmp_path / "export-adapter" / "adapter_model.safetensors").is_file()
 

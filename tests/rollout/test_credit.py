@@ -25,6 +25,7 @@ def experience(**changes) -> Experience:
         prompt_index=torch.tensor([0, 0, 1, 1]),
         response_mask=MASK,
         sampled_logprobs=old,
+        recomputed_logprobs=old,
         old_logprobs=old,
         reference_logprobs=reference,
         values=torch.tensor([[0.5, 1.0], [2.0, 0.0], [0.0, -1.0], [1.0, 0.0]]),

@@ -15,7 +15,7 @@ from lit_rlhf.ops.masking import masked_mean
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Tree
 from lit_rlhf.rewards.model import ModelReward, score_trees
-from lit_rlhf.rollout.experience import one_response_trees
+from lit_rlhf.rollout.experience import sampled_trees
 from lit_rlhf.rollout.responses import SampledResponses
 from lit_rlhf.rollout.sampling import sample_responses
 from lit_rlhf.rollout.settings import SamplingSettings
@@ -73,7 +73,7 @@ def reward_scores(reward: ModelReward, drawn: Drawn) -> Tensor:
 @torch.no_grad()
 def measure_policy(drawn: Drawn, reference: PolicyNetwork, reward: ModelReward | None) -> dict[str, float]:
     """Means over the responses; KL in nats a response, estimated on the policy's own samples."""
-    trees = one_response_trees(drawn.prompt_ids, drawn.sampled.response_ids)
+    trees = sampled_trees(drawn.prompt_ids, drawn.sampled.response_ids)
     reference_logprobs = reference(trees).logprobs
     mask = trees.response_grid_mask()
     kl = ((drawn.sampled.logprobs - reference_logprobs) * mask).sum(1)
