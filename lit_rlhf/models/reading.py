@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from lit_rlhf.models.flex_attention import takes_flex, why_not_flex
 from lit_rlhf.models.last_layer import leave_out_unread
 from lit_rlhf.models.padded import gather_positions, unfold
-from lit_rlhf.models.tree_attention import NAME, tree_states
+from lit_rlhf.models.tree_attention import NAME, tree_segments, tree_states
 from lit_rlhf.records import ResponseTrees
 
 Attention = Literal["auto", "trees", "padded"]
@@ -163,7 +163,7 @@ def reads_flat(trunk: PreTrainedModel, trees: ResponseTrees) -> bool:
     """
     if trunk.config.get_text_config()._attn_implementation != NAME:
         return False
-    segments = trees.num_trees + trees.num_responses
+    segments = len(tree_segments(trees))
     long_enough = trees.input_ids.numel() >= MIN_MEAN_SEGMENT * segments
     return long_enough or takes_flex(trunk, trees.input_ids.device)
 

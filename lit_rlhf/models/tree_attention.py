@@ -34,11 +34,17 @@ NO_MASK = (1, 1, 1, 1)
 
 
 def tree_segments(trees: ResponseTrees) -> list[Segment]:
-    """The segments of a batch, in the order of its flat row."""
+    """The segments of a batch, in the order of its flat row.
+
+    A prompt with one response is one segment: each of its tokens looks at all before it.
+    """
     counts = torch.bincount(trees.tree_index.cpu(), minlength=trees.num_trees).tolist()
     segments: list[Segment] = []
     lengths = iter(trees.response_lengths)
     for prompt_length, count in zip(trees.prompt_lengths, counts, strict=True):
+        if count == 1:
+            segments.append(Segment(prompt_length + next(lengths), None))
+            continue
         prompt = len(segments)
         segments.append(Segment(prompt_length, None))
         segments.extend(Segment(next(lengths), prompt) for _ in range(count))

@@ -19,9 +19,17 @@ SHOWN = 4
 class PolicyPhase(PhaseModule):
     """A phase whose network is a policy; abstract."""
 
-    def set_sampling(self, max_new_tokens: int, temperature: float, seed: int | None) -> None:
-        """How shown and predicted samples are drawn."""
-        self.sampling = SamplingSettings(max_new_tokens, temperature=temperature)
+    def set_sampling(
+        self,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int | None,
+        max_cached_tokens: int | None = None,
+    ) -> None:
+        """How the phase's responses are drawn."""
+        self.sampling = SamplingSettings(
+            max_new_tokens, temperature=temperature, max_cached_tokens=max_cached_tokens
+        )
         self._sampling_seed = settled_seed(seed)
         self._shown_prompts: list[list[int]] = []
 

@@ -96,9 +96,12 @@ class PPOModule(RolloutPhase):
             responses of the sum divided by `max_new_tokens` (Dr. GRPO). Of ``token`` level only.
         samples_per_prompt: responses drawn to each prompt.
         epochs: passes over a rollout (4, detail 20).
-        minibatch_size: responses an update, over all ranks and accumulation steps.
+        minibatch_size: responses an update, over all ranks and accumulation steps; those of a prompt stay together, so
+            that it is computed once for them.
         max_new_tokens: response tokens at the most.
         temperature: logits are divided by it, in sampling and in every log-probability.
+        max_cached_tokens: tokens whose keys and values each rank holds at once while it samples; what does not fit
+            waits for others to finish. null = all responses at once.
         gamma: γ, discount per token, of ``gae`` and ``reinforce`` at token level (1, detail 20).
         lam: λ of GAE (0.95, detail 20).
         clip_range: ε of the surrogate (0.2, Schulman et al. 2017).
@@ -154,6 +157,7 @@ class PPOModule(RolloutPhase):
         minibatch_size: int = 64,
         max_new_tokens: int = 64,
         temperature: float = 1.0,
+        max_cached_tokens: int | None = None,
         gamma: float = 1.0,
         lam: float = 0.95,
         clip_range: float = 0.2,
@@ -204,10 +208,11 @@ class PPOModule(RolloutPhase):
             ("kl_target", kl_target),
             ("target_kl", target_kl),
             ("reward_timeout", reward_timeout),
+            ("max_cached_tokens", max_cached_tokens),
         ):
             check_argument(name, value, value is None or value > 0, "more than 0, or null")
         check_argument("critic_warmup", critic_warmup, critic_warmup >= 0, "0 or more")
-        self.set_sampling(max_new_tokens, temperature, seed)
+        self.set_sampling(max_new_tokens, temperature, seed, max_cached_tokens)
         if whiten_advantages is None:
             whiten_advantages = advantage not in GROUP_ADVANTAGES and kl_in == "reward"
         self.credit = Credit(

@@ -8,7 +8,8 @@ from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models import reading
 from lit_rlhf.models.flex_attention import Segment
 from lit_rlhf.models.reading import choose_attention, predicting_states
-from lit_rlhf.models.tree_attention import _branch_mask, tree_attention
+from lit_rlhf.models.tree_attention import _branch_mask, tree_attention, tree_segments
+from lit_rlhf.records import Tree
 from tests.conftest import make_llama, make_tokenizer
 from tests.models.families import FAMILIES
 from tests.modules.training import random_trees
@@ -87,3 +88,12 @@ def test_masks_made_in_inference_mode_serve_training_too():
         mask = _branch_mask(3, 4, None, torch.device("cpu"))
     assert not mask.is_inference()
     assert _branch_mask(3, 4, None, torch.device("cpu")) is mask
+
+
+def test_a_prompt_with_one_response_is_one_segment():
+    """Its tokens look at all before them; with two responses the branches part behind the prompt."""
+    one = Tree([5, 6, 7], [[8, 9]], [[True] * 2])
+    two = Tree([5, 6], [[8, 9, 10], [11]], [[True] * 3, [True]])
+    assert tree_segments(pack_trees([one, two, one])) == [
+        *(Segment(5, None), Segment(2, None), Segment(3, 1), Segment(1, 1), Segment(5, None))
+    ]
