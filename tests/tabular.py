@@ -8,14 +8,14 @@ distribution over short responses, and be compared with the one that is known on
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 def letters(count: int) -> PreTrainedTokenizerFast:
@@ -48,16 +48,6 @@ class TableConfig(PretrainedConfig):
         self.vocab_size = vocab_size
 
 
-@dataclass
-class Walk:
-    """What decoding keeps: the prefix that each row stands at."""
-
-    places: Tensor
-
-    def batch_select_indices(self, keep: Tensor) -> None:
-        self.places = self.places[keep]
-
-
 class Trunk(PreTrainedModel):
     """Ids to one-hot prefixes. Place 0 is before the prompt, whose tokens all lead to the empty prefix, 1."""
 
@@ -74,21 +64,21 @@ class Trunk(PreTrainedModel):
         self.register_buffer("steps", torch.tensor(steps), persistent=False)
         self.steps: Tensor
 
-    def forward(self, input_ids: Tensor, walk: Walk | None = None, **others: Any) -> SimpleNamespace:
-        places = input_ids.new_zeros(len(input_ids)) if walk is None else walk.places
-        columns = []
+    def forward(self, input_ids: Tensor, **others: Any) -> SimpleNamespace:
+        places, columns = input_ids.new_zeros(len(input_ids)), []
         for token in input_ids.unbind(1):
             places = self.steps[places, token]
             columns.append(places)
         states = nn.functional.one_hot(torch.stack(columns, dim=1), self.config.hidden_size).float()
-        return SimpleNamespace(last_hidden_state=states, walk=Walk(places))
+        return SimpleNamespace(last_hidden_state=states)
 
 
-class TablePolicy(PreTrainedModel):
+class TablePolicy(PreTrainedModel, GenerationMixin):
     """Prompts of one token, and responses of up to `longest` tokens over a vocabulary whose last id is the EOS."""
 
     config_class = TableConfig
     base_model_prefix = "trunk"
+    _is_stateful = True  # it walks, and attends to nothing: no keys, no values
 
     def __init__(self, logits: Tensor, longest: int) -> None:
         """`logits` ``[prefixes, V]``: where the table starts, in the order of :func:`prefixes`."""
@@ -102,11 +92,18 @@ class TablePolicy(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def forward(
-        self, input_ids: Tensor, past_key_values: Walk | None = None, **others: Any
-    ) -> SimpleNamespace:
-        seen = self.trunk(input_ids, past_key_values)
-        return SimpleNamespace(logits=self.lm_head(seen.last_hidden_state), past_key_values=seen.walk)
+    def forward(self, input_ids: Tensor, **others: Any) -> CausalLMOutputWithPast:
+        """Logits of whole rows: a cache would save nothing."""
+        return CausalLMOutputWithPast(logits=self.lm_head(self.trunk(input_ids).last_hidden_state))
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any
+    ) -> dict[str, Any]:
+        return {"input_ids": input_ids}
 
     @property
     def table(self) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lit_rlhf.models.flex_attention import BlockMasks, Segment, takes_flex
 from lit_rlhf.models.key_value_store import NextTokenAttention, PromptAttention
 from lit_rlhf.models.last_layer import distinct_positions
-from lit_rlhf.models.reading import why_not_trees
+from lit_rlhf.models.reading import ATTENTION_NAMES, why_not_trees
 from lit_rlhf.models.tree_attention import NAME, NO_MASK
 
 
@@ -66,7 +66,20 @@ def why_not_decoding(causal_lm: PreTrainedModel) -> str | None:
     config = causal_lm.config.get_text_config()
     if reason is None and getattr(config, "num_kv_shared_layers", None):
         return "its layers share keys and values"
+    if reason is None and _numbers_of_attention(causal_lm) != list(range(config.num_hidden_layers)):
+        return "its layers do not each have one attention with its number"
     return reason
+
+
+def _numbers_of_attention(causal_lm: PreTrainedModel) -> list[int]:
+    """What the attention layers are called, in order: keys and values are kept by these numbers."""
+    parts = [getattr(module, name, None) for module in causal_lm.modules() for name in ATTENTION_NAMES]
+    return [getattr(part, "layer_idx", -1) for part in parts if isinstance(part, nn.Module)]
+
+
+def most_positions(causal_lm: PreTrainedModel) -> int | None:
+    """How many tokens the model can look at; None where nothing limits them."""
+    return getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None)
 
 
 @contextmanager

@@ -28,30 +28,41 @@ class Buffers:
     def __init__(self, rows: int, columns: int) -> None:
         self.rows, self.columns = rows, columns
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.allocated = 0
+        self.allocated, self.allocated_rows = 0, 0
 
-    def grow(self, columns: int) -> None:
-        """Make room for so many tokens a row, at least."""
-        if columns <= self.allocated:
+    def grow(self, columns: int, rows: int | None = None) -> None:
+        """Make room for so many tokens a row, at least.
+
+        Args:
+            columns: tokens of a row.
+            rows: how many rows, from the first, hold something or will before the next call; None = all that there
+                is room for. Where the buffers are made anew they have no more than these, since what nobody reads
+                need not be copied along.
+        """
+        rows = self.rows if rows is None else rows
+        if columns <= self.allocated and rows <= self.allocated_rows:
             return
-        wanted = max(columns, self.allocated + max(COLUMNS_AT_A_TIME, self.allocated // COLUMNS_AT_A_TIME))
-        self.allocated = min(wanted, self.columns)
+        if columns > self.allocated:
+            step = max(COLUMNS_AT_A_TIME, self.allocated // COLUMNS_AT_A_TIME)
+            self.allocated = min(max(columns, self.allocated + step), self.columns)
+        self.allocated_rows = rows
         for number, (keys, values) in self.layers.items():
-            self.layers[number] = (self._wider(keys), self._wider(values))
+            self.layers[number] = (self._resized(keys), self._resized(values))
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, rows: Tensor, columns: Tensor) -> None:
-        """Put away keys and values ``[T, key heads, D_head]`` of T tokens, each at its row and column."""
+    def places(self, heads: int, rows: Tensor, columns: Tensor) -> Tensor:
+        """Where to put away T tokens of so many key heads, each at its row and column; good until the next growth."""
+        firsts = rows[:, None] * heads + torch.arange(heads, device=rows.device)
+        return (firsts * self.allocated + columns[:, None]).flatten()
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, places: Tensor) -> None:
+        """Put away keys and values ``[T, key heads, D_head]`` of T tokens at their :meth:`places`."""
         if layer not in self.layers:
-            shape = (self.rows, keys.shape[1], self.allocated)
+            shape = (self.allocated_rows, keys.shape[1], self.allocated)
             # zeros: what is masked out has weight 0, and 0 times what memory happens to hold may not be a number
             self.layers[layer] = (
                 keys.new_zeros(*shape, keys.shape[2]),
                 values.new_zeros(*shape, values.shape[2]),
             )
-        heads, allocated = keys.shape[1], self.layers[layer][0].shape[2]
-        places = (
-            (rows[:, None] * heads + torch.arange(heads, device=rows.device)) * allocated + columns[:, None]
-        ).flatten()
         for held, new in zip(self.layers[layer], (keys, values), strict=True):
             held.view(-1, held.shape[3]).index_copy_(0, places, new.reshape(-1, new.shape[2]))
 
@@ -61,10 +72,10 @@ class Buffers:
             keys[targets, :, :columns] = keys[sources, :, :columns]
             values[targets, :, :columns] = values[sources, :, :columns]
 
-    def _wider(self, held: Tensor) -> Tensor:
-        wider = held.new_zeros(*held.shape[:2], self.allocated, held.shape[3])
-        wider[:, :, : held.shape[2]] = held
-        return wider
+    def _resized(self, held: Tensor) -> Tensor:
+        resized = held.new_zeros(self.allocated_rows, held.shape[1], self.allocated, held.shape[3])
+        resized[: len(held), :, : held.shape[2]] = held[: self.allocated_rows]
+        return resized
 
 
 @dataclass
@@ -101,6 +112,7 @@ class NextTokenAttention:
     """Long ``[n]``: where the new token goes."""
     sharing: Sharing | None = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _places: dict[int, Tensor] = field(default_factory=dict)
 
     def attend(
         self,
@@ -113,11 +125,21 @@ class NextTokenAttention:
     ) -> Tensor:
         """``[1, n, heads, D_head]`` of queries ``[1, heads, n, D_head]`` over what is held and their own tokens."""
         layer: int = module.layer_idx  # type: ignore[assignment]  # transformers' attention layers number themselves
-        self.buffers.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), self.rows, self.columns)
-        count = query.shape[2]
-        keys, values = (held[:count] for held in self.buffers.layers[layer])
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        grouped = query[0].transpose(0, 1).reshape(count, keys.shape[1], -1, query.shape[-1]) * scaling
+        query, key, value = (part[0].transpose(0, 1) for part in (query * scaling, key, value))
+        return self.attend_rows(layer, query, key, value, window)[None]
+
+    def attend_rows(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None
+    ) -> Tensor:
+        """``[n, heads, D_head]`` of scaled queries of that shape, and of keys and values ``[n, key heads, D_head]``."""
+        heads = key.shape[1]
+        if heads not in self._places:
+            self._places[heads] = self.buffers.places(heads, self.rows, self.columns)
+        self.buffers.write(layer, key, value, self._places[heads])
+        count = len(query)
+        keys, values = (held[:count] for held in self.buffers.layers[layer])
+        grouped = query.reshape(count, keys.shape[1], -1, query.shape[-1])
         scores = grouped @ keys.transpose(2, 3)
         if self.sharing is not None:
             prompt_keys, prompt_values = self.sharing.buffers.layers[layer]
@@ -130,7 +152,7 @@ class NextTokenAttention:
         else:
             prompt_weights, own_weights = weights.split([self.sharing.columns, values.shape[2]], -1)
             output = own_weights @ values + self._prompt_output(self.sharing, prompt_weights, prompt_values)
-        return output.reshape(1, count, query.shape[1], -1)
+        return output.reshape(count, query.shape[1], -1)  # values may have another size than keys
 
     @staticmethod
     def _prompt_scores(sharing: Sharing, query: Tensor, keys: Tensor) -> Tensor:
@@ -197,4 +219,5 @@ class PromptAttention:
     def put_away(self, module: nn.Module, key: Tensor, value: Tensor) -> None:
         """Keep keys and values ``[1, key heads, T, D_head]``."""
         layer: int = module.layer_idx  # type: ignore[assignment]
-        self.buffers.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), self.rows, self.columns)
+        places = self.buffers.places(key.shape[1], self.rows, self.columns)
+        self.buffers.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), places)

@@ -7,6 +7,7 @@ of tokens wait.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.decoding import Feed
 from lit_rlhf.models.key_value_store import Buffers, PromptAttention
 from lit_rlhf.models.policy import NextTokens, PolicyNetwork
+from lit_rlhf.rollout.cuda_steps import COLUMNS_AT_A_TIME, StaticSteps, takes_static_steps
 from lit_rlhf.rollout.responses import Recorder
 from lit_rlhf.rollout.rows import KEY, LIMIT, RESPONSE, STEPS, TOKEN, Room, Rows
-from lit_rlhf.rollout.settings import SamplingSettings
+from lit_rlhf.rollout.settings import TOO_FEW_CACHED, SamplingSettings
 
 PROMPT_TOKENS = 4096
 """Prompt tokens in one forward, unless one prompt has more."""
@@ -45,40 +47,39 @@ def group_by_prompt(prompts: list[list[int]]) -> list[Waiting]:
     return list(groups.values())
 
 
-def room_for(groups: list[Waiting], limits: list[int], budget: int | None) -> Room:
+def room_for(groups: list[Waiting], limits: list[int], budget: int | None, shares: bool = True) -> Room:
     """As many rows as the budget allows, and no more than there are responses.
 
     Args:
         groups: the prompts.
         limits: most tokens of each response.
         budget: tokens whose keys and values are held at once; None = any number.
+        shares: whether a prompt with several responses is held once for all of them.
 
     Raises:
         ValueError: the budget is too small for one row.
     """
+    if not groups:
+        return Room(0, 0, 0, 0)
     count = sum(len(group.responses) for group in groups)
-    most = max(len(group.responses) for group in groups)
-    longest_prompt = max(len(group.ids) for group in groups)
+    longest_prompt, longest_response = max(len(group.ids) for group in groups), max(limits)
+    longest = max(len(group.ids) + limits[number] for group in groups for number in group.responses)
 
     def room(rows: int) -> Room:
-        if most == 1:
-            columns = max(len(group.ids) + limits[group.responses[0]] for group in groups)
-            return Room(rows, 0, columns, 0)
-        # the tail of several prompts may be under way at once: one more than full groups would need
-        prompts = min(len(groups), -(-rows // most) + 1)
-        return Room(rows, prompts, max(limits), longest_prompt)
+        if count == len(groups) or not shares:
+            return Room(rows, 0, longest, 0)
+        # the tail of several prompts may be under way at once: one more than so many rows have on average
+        prompts = min(len(groups), -(-rows * len(groups) // count) + 1)
+        return Room(rows, prompts, longest_response, longest_prompt)
 
     rows = count
-    while budget is not None and rows > 1 and room(rows).tokens > budget:
-        rows -= 1
+    if budget is not None:
+        rows = max(1, bisect_right(range(1, count + 1), budget, key=lambda rows: room(rows).tokens))
     found = room(rows)
     if budget is not None and found.tokens > budget:
         found = Room(1, min(found.prompts, 1), found.columns, found.prompt_columns)
         if found.tokens > budget:
-            raise ValueError(
-                f"max_cached_tokens: expected at least {found.tokens}, the longest prompt with its response, found "
-                f"{budget}. Give more, or fewer max_new_tokens or prompt tokens."
-            )
+            raise ValueError(TOO_FEW_CACHED.format(found.tokens, budget))
     return found
 
 
@@ -116,7 +117,12 @@ class Decoder:
         )
         self.limits = torch.tensor(limits, device=device, dtype=torch.long)
         self.waiting = deque(group_by_prompt(prompts))
-        self.rows = Rows(room_for(list(self.waiting), limits, settings.max_cached_tokens), device)
+        static = takes_static_steps(device, sharded)
+        room = room_for(list(self.waiting), limits, settings.max_cached_tokens, shares=not static)
+        self.rows = Rows(room, device, COLUMNS_AT_A_TIME if static else 1)
+        self.forward: Callable[[Feed], NextTokens] = network.next_token_logits
+        if static:
+            self.forward = StaticSteps(network, self.rows.buffers, device)
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Decode until every response is over, telling `progress` how many are."""
@@ -161,11 +167,12 @@ class Decoder:
         feed, source = rows.admit(prompts, responses, self.keys, self.limits)
         self.record.begin(before, rows.count, source, prompts)
         seen = self.network.next_token_logits(feed)
+        rows.hand_out_prompts(source)
         self._draw(before, seen, source)
 
     def _go_on(self) -> None:
         """Draw the next token of every row."""
-        self._draw(0, self.network.next_token_logits(self.rows.next_tokens()), None)
+        self._draw(0, self.forward(self.rows.next_tokens()), None)
 
     def _draw(self, first: int, seen: NextTokens, source: Tensor | None) -> None:
         """Draw for the rows from `first` on, whose logits are those at `source`, and let go of those that end."""

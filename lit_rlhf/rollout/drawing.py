@@ -25,20 +25,25 @@ class Distribution:
         device: where the logits are.
 
     Raises:
-        ValueError: a bias for an id that the vocabulary does not have.
+        ValueError: a bias or a stop for an id that the vocabulary does not have.
     """
 
     def __init__(
         self, settings: SamplingSettings, stop_ids: list[int], vocab_size: int, device: torch.device
     ) -> None:
         self.settings = settings
-        self.stop_ids = torch.tensor(stop_ids, device=device)
+        for name, given in (
+            ("logit_bias", settings.logit_bias or {}),
+            ("stop_token_ids", settings.stop_token_ids),
+        ):
+            outside = [number for number in given if not 0 <= number < vocab_size]
+            if outside:
+                raise ValueError(f"{name}: expected ids from 0 to {vocab_size - 1}, found {outside}.")
+        self.banned = torch.zeros(vocab_size, dtype=torch.bool, device=device)  # from short responses
+        self.banned[[number for number in stop_ids if 0 <= number < vocab_size]] = True
         self.bias: Tensor | None = None
         if settings.logit_bias:
             ids = list(settings.logit_bias)
-            outside = [number for number in ids if not 0 <= number < vocab_size]
-            if outside:
-                raise ValueError(f"logit_bias: expected ids from 0 to {vocab_size - 1}, found {outside}.")
             self.bias = torch.zeros(vocab_size, device=device, dtype=torch.float32)
             self.bias[ids] = torch.tensor(list(settings.logit_bias.values()), device=device)
         self.cuts = []
@@ -67,9 +72,7 @@ class Distribution:
             logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
         if self.settings.min_new_tokens:
             short = steps < self.settings.min_new_tokens
-            banned = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-            banned[self.stop_ids] = True
-            logits = logits.masked_fill(short[:, None] & banned, -torch.inf)
+            logits = logits.masked_fill(short[:, None] & self.banned, -torch.inf)
         if self.settings.temperature not in (0, 1):
             logits = logits / self.settings.temperature
         for cut in self.cuts:
@@ -103,7 +106,8 @@ def draw(logits: Tensor, uniform: Tensor | None, with_entropy: bool = False) -> 
     assert probabilities is not None
     # H = lse − Σ p·z; where z is −∞, p is 0 and so is the product
     finite = logits.clamp(min=torch.finfo(logits.dtype).min)
-    return tokens, logprobs, normalizer - torch.linalg.vecdot(probabilities, finite)
+    with torch.autocast(logits.device.type, enabled=False):  # which takes this product for one of a network
+        return tokens, logprobs, normalizer - torch.linalg.vecdot(probabilities, finite)
 
 
 def invert_cumulative(probabilities: Tensor, uniform: Tensor) -> Tensor:
@@ -121,12 +125,14 @@ def invert_cumulative(probabilities: Tensor, uniform: Tensor) -> Tensor:
     blocks = probabilities.unflatten(1, (-1, BLOCK))
     block_ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     threshold = _below(uniform * block_ends[:, -1], block_ends[:, -1])
-    block = torch.searchsorted(block_ends, threshold[:, None], right=True)
+    # where there is no first, because probabilities are not numbers, the last: still an id
+    block = torch.searchsorted(block_ends, threshold[:, None], right=True).clamp(max=blocks.shape[1] - 1)
     before = torch.where(block > 0, block_ends.gather(1, (block - 1).clamp(min=0)), 0.0).squeeze(1)
     chosen = blocks.gather(1, block[:, :, None].expand(-1, 1, BLOCK)).squeeze(1)
     ends = chosen.double().cumsum(-1)
     inside = _below(threshold - before, ends[:, -1])
-    return block.squeeze(1) * BLOCK + torch.searchsorted(ends, inside[:, None], right=True).squeeze(1)
+    place = torch.searchsorted(ends, inside[:, None], right=True)
+    return (block * BLOCK + place).squeeze(1).clamp(max=width - 1)
 
 
 def _below(threshold: Tensor, total: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ from lit_rlhf.rollout.settings import SamplingSettings
 
 MORE_TOKENS = 4
 """A stop string is looked for in as many tokens as it has bytes, and some that may stand for none."""
+UNREADABLE, BYTES_OF_CHARACTER = "\ufffd", 4
+"""What bytes are decoded to that begin within a character: some tokenizers then give up all bytes up to the next
+token of text. One of four starts is not within a character."""
 
 
 @dataclass
@@ -29,7 +32,8 @@ class SampledResponses:
     truncated: Tensor
     """Bool ``[N]``: the limit came before an end."""
     values: Tensor | None = None
-    """Grid ``[N, R]``: the critic's value before each token, where it reads the policy's own states."""
+    """Grid ``[N, R]``: the critic's value before each token, where it reads the policy's own states; ``generate``,
+    where that samples, does not hand them out."""
 
 
 class Recorder:
@@ -143,7 +147,19 @@ class Recorder:
         return tokens, ended
 
     def result(self) -> SampledResponses:
-        """All responses, the grids as wide as the longest."""
+        """All responses, the grids as wide as the longest.
+
+        Raises:
+            FloatingPointError: a token was drawn from logits that are not finite.
+        """
+        wrong = self.logprobs.isfinite().logical_not().nonzero()
+        if len(wrong):
+            number, step = wrong[0].tolist()
+            raise FloatingPointError(
+                f"Token {step} of response {number}: expected a finite log-probability, found "
+                f"{self.logprobs[number, step]}. The model's logits are not finite: its weights have diverged, or "
+                "the precision is too narrow for it."
+            )
         width = int(self.lengths.max()) if len(self.lengths) else 0
         lengths = self.lengths.tolist()
         return SampledResponses(
@@ -160,6 +176,10 @@ class Recorder:
         width = max(len(text.encode()) for text in strings) + MORE_TOKENS
         said = []
         for number, length in zip(responses.tolist(), lengths.tolist(), strict=True):
-            end = self.decode(self.tokens[number, max(0, length - width) : length].tolist())
+            tokens, start, end = self.tokens[number, :length].tolist(), max(0, length - width), ""
+            for earlier in range(start, max(-1, start - BYTES_OF_CHARACTER), -1):
+                end = self.decode(tokens[earlier:])
+                if not end.startswith(UNREADABLE):
+                    break
             said.append(any(text in end for text in strings))
         return torch.tensor(said, device=responses.device)

@@ -40,10 +40,11 @@ class Rows:
     Args:
         room: what there is room for.
         device: where the network is.
+        columns_at_a_time: the rows' buffers grow to a multiple of so many tokens.
     """
 
-    def __init__(self, room: Room, device: torch.device) -> None:
-        self.room, self.device = room, device
+    def __init__(self, room: Room, device: torch.device, columns_at_a_time: int = 1) -> None:
+        self.room, self.device, self.columns_at_a_time = room, device, columns_at_a_time
         self.buffers = Buffers(room.rows, room.columns)
         self.prompt_buffers = Buffers(room.prompts, room.prompt_columns) if room.prompts else None
         self.prompt_lengths: list[int] = []  # of the prompts that are held once
@@ -71,7 +72,8 @@ class Rows:
             What has to be computed, and for each new row the prompt among `prompts` that it follows, Long.
         """
         lengths = torch.tensor([len(prompt) for prompt in prompts])
-        source = torch.arange(len(prompts)).repeat_interleave(torch.tensor([len(some) for some in responses]))
+        counts = torch.tensor([len(some) for some in responses])
+        source = torch.arange(len(prompts)).repeat_interleave(counts)
         first, first_prompt = self.count, len(self.prompt_lengths)
         self.count += len(source)
         numbers = torch.tensor([number for some in responses for number in some])
@@ -81,14 +83,15 @@ class Rows:
         new[: len(known)] = torch.stack(known).to(self.device)
         new[KEY], new[LIMIT] = keys[numbers], limits[numbers]
 
-        buffers, first_held = self.buffers, first
         if self.prompt_buffers:
-            buffers, first_held = self.prompt_buffers, first_prompt
+            buffers, holders = self.prompt_buffers, first_prompt + torch.arange(len(prompts))
+            buffers.grow(int(lengths.max()))
             self.prompt_lengths += lengths.tolist()
         else:
-            self._seen = max(self._seen, int(lengths.max()))
-        buffers.grow(int(lengths.max()))
-        held = (torch.arange(len(prompts)) + first_held).repeat_interleave(lengths)
+            # the first of a prompt's rows; the others get copies
+            buffers, holders = self.buffers, first + counts.cumsum(0) - counts
+            self._see(int(lengths.max()))
+        held = holders.repeat_interleave(lengths)
         positions = torch.cat([torch.arange(length) for length in lengths.tolist()]).to(self.device)
         feed = Feed(
             input_ids=torch.tensor([token for prompt in prompts for token in prompt], device=self.device),
@@ -99,12 +102,26 @@ class Rows:
         self._sharing = None
         return feed, source.to(self.device)
 
+    def hand_out_prompts(self, source: Tensor) -> None:
+        """Copy each prompt that was computed for one of its new rows to the others, where rows hold their own.
+
+        Args:
+            source: of :meth:`admit`, in ascending order.
+        """
+        if self.prompt_buffers is not None:
+            return
+        first = self.count - len(source)
+        holders, own = first + torch.searchsorted(source, source), self._numbers[first : self.count]
+        copies = holders != own
+        if bool(copies.any()):
+            self.buffers.move(holders[copies], own[copies], self._seen)
+
     def next_tokens(self) -> Feed:
         """The newest token of every row, which the model has not seen yet."""
         positions = self.field(PROMPT_LENGTH) + self.field(STEPS) - 1
         columns = self.field(STEPS) - 1 if self.prompt_buffers else positions
-        self._seen = int(columns.max()) + 1
-        self.buffers.grow(self._seen)
+        self._seen = 0
+        self._see(int(columns.max()) + 1)
         attention = NextTokenAttention(
             buffers=self.buffers,
             rows=self._numbers[: self.count],
@@ -130,6 +147,14 @@ class Rows:
         self._drop_prompts()
         self._sharing = None
         return movers, holes
+
+    def _see(self, columns: int) -> None:
+        """So many columns of the rows' buffers hold something, or will."""
+        self._seen = max(self._seen, columns)
+        rounded = -(-columns // self.columns_at_a_time) * self.columns_at_a_time
+        # rows that left are not copied along; captured steps, for which columns are rounded, write to them too
+        rows = self.count if self.columns_at_a_time == 1 else None
+        self.buffers.grow(min(rounded, self.room.columns), rows)
 
     def _drop_prompts(self) -> None:
         """Prompts that no row looks at any more make room."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.models.actor_critic import ActorCritic
-from lit_rlhf.models.decoding import attending_to_trees, is_sharded, why_not_decoding
+from lit_rlhf.models.decoding import attending_to_trees, is_sharded, most_positions, why_not_decoding
+from lit_rlhf.models.lean_trunk import decoding_from_copies
 from lit_rlhf.models.modes import evaluating
-from lit_rlhf.models.packed_linear import packed_linear_maps
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.rollout.decoding import Decoder
 from lit_rlhf.rollout.generate import generate_responses
@@ -57,6 +57,8 @@ def sample_responses(
 
     Raises:
         ValueError: a prompt is empty or longer than the model, or a setting does not go with the model.
+        NotImplementedError: the model is sharded, and only ``generate`` can decode it.
+        FloatingPointError: the model's logits are not finite.
     """
     device = torch.device(device)
     policy = network.policy if isinstance(network, ActorCritic) else network
@@ -80,16 +82,25 @@ def sample_responses(
     sharded = is_sharded(network)
     if not prompts and not sharded:
         return record.result()
+    if len(keys) != len(prompts):
+        raise ValueError(f"keys: expected one for each of {len(prompts)} prompts, found {len(keys)}.")
     keys = keys.to(device)
     reason = why_not_decoding(policy.causal_lm)
     with ExitStack() as stack:
         stack.enter_context(evaluating(network))
         if reason is not None:
             _tell(f"{type(policy.causal_lm).__name__} samples with generate: {reason}.")
-            generate_responses(policy, prompts, keys, limits, record, device, report)
+            if sharded:
+                raise NotImplementedError(
+                    f"{type(policy.causal_lm).__name__} samples with generate ({reason}), which ranks that share out "
+                    "its weights cannot run together. Keep whole weights on each rank."
+                )
+            generate_responses(
+                policy, prompts, keys, limits, settings.max_cached_tokens, record, device, report
+            )
         else:
             stack.enter_context(attending_to_trees(policy.causal_lm))
-            stack.enter_context(packed_linear_maps(policy))
+            stack.enter_context(decoding_from_copies(policy.causal_lm))
             Decoder(network, prompts, keys, limits, settings, record, sharded, device).run(report)
     return record.result()
 
@@ -102,7 +113,9 @@ def _limits(
     Raises:
         ValueError: a prompt is empty, or leaves no position to predict from.
     """
-    positions = getattr(policy.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+    positions = most_positions(policy.causal_lm)
+    if given is not None and (len(given) != len(prompts) or min(given, default=1) < 1):
+        raise ValueError(f"limits: expected 1 or more for each of {len(prompts)} prompts, found {given}.")
     limits = []
     for number, prompt in enumerate(prompts):
         if not prompt:

@@ -14,6 +14,10 @@ RANGES = {
     "repetition_penalty": (lambda value: value > 0, "more than 0"),
     "max_cached_tokens": (lambda value: value is None or value >= 1, "1 or more, or null"),
 }
+TOO_FEW_CACHED = (
+    "max_cached_tokens: expected at least {}, the longest prompt with its response, found {}. Give more, or fewer "
+    "max_new_tokens or prompt tokens."
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class SamplingSettings:
     stop_strings: tuple[str, ...] = ()
     """Texts that end a response once it holds one, which is part of it."""
     max_cached_tokens: int | None = None
-    """Tokens whose keys and values are held at once; other prompts wait. None = all are held."""
+    """Tokens whose keys and values are held at once; other prompts wait. While room for more is made, one layer's are
+    there twice. None = all are held."""
 
     def __post_init__(self) -> None:
         for name, (holds, expected) in RANGES.items():

@@ -1,0 +1,98 @@
+"""Ranks that share out the weights sample together, each its own prompts, and none hangs the others."""
+
+import signal
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.decoding import is_sharded
+from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.value_head import ValueHead
+from tests.distributed import run_distributed
+from tests.models.families import SIZES
+from tests.rollout.engine import EOS, PROMPTS, keys_for, sample, small_llama
+
+ROWS = [prompt for prompt in PROMPTS for _ in range(2)]
+SETTINGS = {"max_new_tokens": 9, "temperature": 0.9}
+
+
+def actor_critic() -> ActorCritic:
+    network = small_llama()
+    with torch.no_grad():
+        network.causal_lm.lm_head.weight[EOS] *= 4  # ranks end at different times
+    torch.manual_seed(3)
+    head = ValueHead(32)
+    torch.nn.init.normal_(head.weight)
+    return ActorCritic(network, head)
+
+
+def sampled_by_shards(
+    shares: list[list[int]], budget: int | None
+) -> tuple[list, np.ndarray, np.ndarray | None]:
+    signal.alarm(60)  # a rank that waits for the others for ever ends here
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    try:
+        network = actor_critic()
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+        for layer in network.policy.causal_lm.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(network, mesh=mesh)
+        register_fsdp_forward_method(network, "next_token_logits")
+        assert is_sharded(network)
+        mine = shares[torch.distributed.get_rank()]
+        keys = keys_for(len(ROWS))[mine]
+        prompts = [ROWS[number] for number in mine]
+        for _ in range(2):  # what the first call leaves behind does not trouble the second
+            found = sample(network, prompts, keys, max_cached_tokens=budget, **SETTINGS)
+        values = None if found.values is None else found.values.numpy()
+        return found.response_ids, found.logprobs.numpy(), values
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("shares", "budget"),
+    [
+        ([list(range(0, 12, 2)), list(range(1, 12, 2))], None),
+        ([list(range(12)), []], None),
+        ([[3], list(range(12))], 75),
+    ],
+    ids=["halves", "one has none", "one has more, which wait"],
+)
+def test_ranks_give_the_responses_of_one_process(shares: list[list[int]], budget: int | None):
+    single = sample(actor_critic(), ROWS, **SETTINGS)
+    assert len({len(response) for response in single.response_ids}) > 3
+    for share, (responses, logprobs, values) in zip(
+        shares, run_distributed(sampled_by_shards, 2, shares, budget), strict=True
+    ):
+        assert responses == [single.response_ids[number] for number in share]
+        width = logprobs.shape[1]
+        assert np.allclose(logprobs, single.logprobs[share, :width], atol=1e-5)
+        if share:
+            assert np.allclose(values, single.values[share, :width], atol=2e-5)
+
+
+def refused_by_shards() -> list[str]:
+    signal.alarm(60)
+    torch.distributed.init_process_group("gloo")
+    try:
+        config = Gemma2Config(**SIZES, head_dim=16, bos_token_id=0, eos_token_id=EOS, pad_token_id=2)
+        network = PolicyNetwork(Gemma2ForCausalLM(config))
+        fully_shard(network, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (2,)))
+        with pytest.raises(NotImplementedError) as refused:
+            sample(network, PROMPTS[:2] if torch.distributed.get_rank() else [])
+        return [str(refused.value)]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_generate_is_refused_where_ranks_share_out_the_weights():
+    for (message,) in run_distributed(refused_by_shards, 2):
+        assert "Gemma2ForCausalLM samples with generate (it caps attention logits)" in message
+        assert "Keep whole weights on each rank" in message
