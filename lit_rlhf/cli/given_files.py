@@ -41,6 +41,31 @@ def check_files(arguments: Sequence[str], command: str) -> None:
             missing_file(option, value, command)
 
 
+def check_out(value: str) -> None:
+    """Refuse a file of rows to write that is there already, or is called something else than .jsonl."""
+    out = Path(value)
+    if out.suffix != ".jsonl":
+        refuse(f"--out {out}: expected a name that ends in .jsonl.")
+    if out.exists():
+        refuse(f"--out {out}: is there already.", "Give another name, or remove it.")
+
+
+def check_rows(option: str, value: str) -> None:
+    """Refuse a file of rows to read that is not there."""
+    written_so = value.startswith((".", "/", "~")) or value.endswith((".jsonl", ".json", ".gz", ".csv"))
+    if written_so and not Path(value).expanduser().exists():
+        refuse(f"{option} {value}: no such file.", *near_files(value))
+
+
+def check_model_folder(option: str, value: str) -> None:
+    """Refuse a checkpoint where a model is meant."""
+    if value.endswith(".ckpt"):
+        refuse(
+            f"{option} {value}: expected a Hugging Face folder, found a checkpoint, which only resumes its run.",
+            f"`lit-rlhf export {value} DIR` makes a folder of it; a finished fit has one in <run>/export.",
+        )
+
+
 def check_yaml(value: str) -> None:
     """Refuse a config that is no YAML mapping, naming the line."""
     import yaml

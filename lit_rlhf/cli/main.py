@@ -34,6 +34,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("the validation loop, once", "lit_rlhf.cli.fit:main_validate"),
     "test": ("the validation loop over a test file", "lit_rlhf.cli.fit:main_test"),
     "predict": ("scores of a reward model, samples of a policy, as JSONL", "lit_rlhf.cli.fit:main_predict"),
+    "sample": (
+        "a file of prompts with responses that a policy draws, or the best of several by a reward model",
+        "lit_rlhf.cli.sample:main",
+    ),
+    "chat": ("talk with a policy, its words as they are drawn", "lit_rlhf.cli.chat:main"),
     "score": (
         "a file of responses with a reward model's scores, and how well it agrees with people",
         "lit_rlhf.cli.score:main",

@@ -1,4 +1,4 @@
-"""How far a pass over rows is, on stderr: a bar in a terminal, else a line now and then."""
+"""How far a pass over rows or responses is, on stderr: a bar in a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class RowProgress:
         what: is being done, such as ``scoring``.
         total: rows in all.
         done: rows that an earlier run did, which tell nothing about the pace.
+        unit: what is counted, where it is not rows.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self.what, self.total, self.done = what, total, done
+    def __init__(self, what: str, total: int, done: int = 0, unit: str = "row") -> None:
+        self.what, self.total, self.done, self.unit = what, total, done, unit
         self._first = done
         self._start = self._spoke = monotonic()
         self._bar: Progress | None = None
@@ -47,7 +48,7 @@ class RowProgress:
     def line(self, seconds: float) -> str:
         """What there is to say `seconds` after the beginning."""
         left = seconds / max(self.done - self._first, 1) * (self.total - self.done)
-        return f"{self.what}: row {self.done}/{self.total}, about {duration(left)} left"
+        return f"{self.what}: {self.unit} {self.done}/{self.total}, about {duration(left)} left"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

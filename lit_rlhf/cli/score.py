@@ -6,9 +6,9 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from lit_rlhf.cli.refusal import near_files, refuse
+from lit_rlhf.cli.given_files import check_model_folder, check_out, check_rows
+from lit_rlhf.cli.refusal import refuse
 
 
 def main(argv: Sequence[str]) -> None:
@@ -62,21 +62,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Refuse what can be seen to be wrong before anything heavy is loaded."""
-    out = Path(arguments.out)
     if arguments.max_tokens < 1:
         refuse(f"--max-tokens: expected 1 or more, found {arguments.max_tokens}.")
-    if out.suffix != ".jsonl":
-        refuse(f"--out {out}: expected a name that ends in .jsonl.")
-    if out.exists():
-        refuse(f"--out {out}: is there already.", "Give another name, or remove it.")
-    given = [("FILE", name) for name in arguments.files]
-    given += [("--train", arguments.train)] if arguments.train else []
-    for option, name in given:
-        written_so = name.startswith((".", "/", "~")) or Path(name).suffix in (
-            ".jsonl",
-            ".json",
-            ".gz",
-            ".csv",
-        )
-        if written_so and not Path(name).expanduser().exists():
-            refuse(f"{option} {name}: no such file.", *near_files(name))
+    check_model_folder("MODEL", arguments.model)
+    check_out(arguments.out)
+    for name in arguments.files:
+        check_rows("FILE", name)
+    if arguments.train:
+        check_rows("--train", arguments.train)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -53,30 +56,52 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         raise
 
 
+def part_of(out: Path, key: str, other: str) -> Path:
+    """Where a pass that writes `out` keeps what it has; parts of other passes are named, and left.
+
+    Args:
+        out: the file that is to be written.
+        key: hex digits that change with whatever the lines depend on.
+        other: what another key means, such as ``model or other rows``.
+    """
+    part = out.with_name(f"{out.name}.{key[:16]}.part")
+    others = [str(file) for file in sorted(out.parent.glob(f"{escape(out.name)}.*.part")) if file != part]
+    if others:
+        print(f"unfinished, of another {other}, yours to delete: {', '.join(others)}", flush=True)
+    return part
+
+
 def read_part(part: Path, rows: int) -> list[RowScores]:
-    """The scores that an interrupted pass has left, up to the first line that is not whole.
+    """The scores that an interrupted pass has left; see :func:`read_lines`."""
+    return read_lines(part, rows, _parse, "scored")
+
+
+def read_lines(part: Path, rows: int, parse: Callable[[bytes], Line | None], done: str) -> list[Line]:
+    """What an interrupted pass has left, up to the first line that is not whole.
 
     From there on the file is cut off, so that the next line is written behind a whole one, and that is said.
 
     Args:
         part: the file; where there is none, its folder is made.
         rows: lines that are wanted at the most.
+        parse: what a line says; None where it is no such line.
+        done: what is done again to the rows behind, for the message.
     """
     if not part.exists():
         part.parent.mkdir(parents=True, exist_ok=True)
         return []
     content = part.read_bytes()
-    known: list[RowScores] = []
+    known: list[Line] = []
     start = 0
     while start < len(content) and len(known) < rows:
         end = content.find(b"\n", start)
-        found = _parse(content[start:end]) if end >= 0 else None
+        found = parse(content[start:end]) if end >= 0 else None
         if found is None:
             os.truncate(part, start)
             lost = max(content.count(b"\n", start), 1)
             print(
-                f"{part}: line {len(known) + 1} is not whole; the rows from there on ({lost} in the file) are scored "
-                "again",
+                f"{part}: line {len(known) + 1} is not whole; the rows from there on ({lost} in the file) are "
+                f"{done} again",
                 file=sys.stderr,
                 flush=True,
             )

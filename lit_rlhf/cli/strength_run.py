@@ -14,9 +14,9 @@ from rich.console import Console
 
 from lit_rlhf import RewardModule
 from lit_rlhf.cli.check import CheckCommandLine
+from lit_rlhf.cli.devices import choose_device
 from lit_rlhf.cli.export import find_class
 from lit_rlhf.cli.refusal import refuse
-from lit_rlhf.cli.score_files import choose_device
 from lit_rlhf.cli.score_lines import write_lines
 from lit_rlhf.cli.strength_members import Fit, differences, say
 from lit_rlhf.cli.strength_rows import (

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from lit_rlhf.cli import score_lines, scoring
 from lit_rlhf.cli.main import main
 from lit_rlhf.cli.row_progress import RowProgress
-from lit_rlhf.cli.score_files import kind_of
+from lit_rlhf.cli.score_reading import kind_of
 from lit_rlhf.cli.score_report import judged_by_scores
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.data.trees import pack_trees, plant_tree
