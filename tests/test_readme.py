@@ -1,5 +1,6 @@
 """What the README tells people to type is typed here, on tiny data."""
 
+import io
 import json
 import re
 import shlex
@@ -21,6 +22,9 @@ SMALLER = {
     "ppo-ensemble": ["--trainer.max_epochs", "1", "--data.batch_size", "8", "--model.minibatch_size", "4",
                      "--model.max_new_tokens", "4", "--model.epochs", "1"],
     "strength": ["--members", "2", "--folds", "2"],
+    "drawn.jsonl": ["--max-new-tokens", "4"],
+    "best.jsonl": ["--max-new-tokens", "4"],
+    "chat": ["--max-new-tokens", "4"],
 }  # fmt: skip
 SENTENCES = [
     f"the {noun} {i} is {adjective} ."
@@ -73,6 +77,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with the files, as a newcomer's desk."""
     write_files(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("the soup\n"))
     return tmp_path
 
 
@@ -97,7 +102,7 @@ def test_the_four_phases_one_after_the_other(desk: Path):
         assert list((folder / "tensorboard").glob("events.*"))
         assert (folder / "reward-report.html").is_file() == (run == "dpo" or run.startswith("reward"))
     for name in ("scored.jsonl", "scored-votes.jsonl", "scored-votes-report/reward-report.html",
-                 "runs/strength/strength.jsonl"):  # fmt: skip
+                 "drawn.jsonl", "best.jsonl", "runs/strength/strength.jsonl"):  # fmt: skip
         assert (desk / name).is_file(), name
 
 
