@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from benchmarks.gpu import sampling
 from benchmarks.speed.compare import arguments_of, compare
 from benchmarks.speed.contest import (
     MEMORY,
@@ -160,7 +161,8 @@ def lengths_of(job: Job) -> str:
 def main() -> None:
     """Measure what the command line asks for."""
     parser = arguments_of(
-        "gpu", "Trees, padded rows and TRL on a GPU: bf16, a Llama of 1.1 billion, prompts of 2048."
+        "gpu",
+        "Trees, padded rows, generate and TRL on a GPU: bf16, a Llama of 1.1 billion, prompts of 512 to 2048.",
     )
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the code, with --quick"
@@ -174,11 +176,17 @@ def main() -> None:
     if not with_trl:
         print(f"without TRL: there is no {arguments.trl_python}; `make bench-envs` makes it")
     on_gpu = arguments.device == "cuda"
+    amounts = sampling.QUICK if arguments.quick else sampling.FULL
     if arguments.quick:
         scale = Scale("A", 256, (80, 256), arguments.device, 3 if on_gpu else 1, 2, with_trl)
     else:
         scale = Scale("1B", 2048, (640, 2048), arguments.device, 5, 20, with_trl)
-    compare(contests(scale), arguments)
+    iterations = replace(scale.job("rollout", times=1), warm=1 if arguments.quick else 2, steps=2)
+    with_trl_ppo = arguments.trl_ppo_python.exists()
+    if not with_trl_ppo:
+        print(f"without TRL's PPO: there is no {arguments.trl_ppo_python}; `make bench-envs` makes it")
+    works = [*contests(scale), *sampling.contests(iterations, amounts, with_trl, with_trl_ppo)]
+    compare(works, arguments)
 
 
 def require_cuda() -> None:

@@ -9,18 +9,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.speed.conditions import conditions, load
-from benchmarks.speed.contest import Contest, result_row
-from benchmarks.speed.job import JSON, TRL_VERSION, Job, Measured, read_report
+from benchmarks.speed.contest import Contest, Key, result_row
+from benchmarks.speed.job import JSON, TRL_PPO_VERSION, TRL_VERSION, Job, Measured, read_report
 from lit_rlhf.callbacks import write_beside_and_rename
 
 ROOT = Path(__file__).parents[2]
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 """Where ``make bench-envs`` puts the interpreter with TRL."""
+TRL_PPO_PYTHON = Path(os.environ.get("TRL_PPO_PYTHON", ROOT / ".venv-trl-ppo" / "bin" / "python"))
+"""The same with the last TRL that has PPO; the environment variable names another."""
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -54,8 +56,12 @@ class Plan:
     quick: bool
 
 
-def run_process(job: Job, trl_python: Path) -> Measured:
+def run_process(job: Job, trl_pythons: Mapping[str, Path]) -> Measured:
     """Run a job in a process of its own.
+
+    Args:
+        job: what to run.
+        trl_pythons: by TRL's version, the interpreter of an environment that has it.
 
     Raises:
         FileNotFoundError: there is no interpreter with TRL.
@@ -63,13 +69,15 @@ def run_process(job: Job, trl_python: Path) -> Measured:
     """
     python = sys.executable
     if job.program == "trl":
+        trl_python = trl_pythons[job.trl_version]
         if not trl_python.exists():
+            option = "--trl-ppo-python" if job.trl_version == TRL_PPO_VERSION else "--trl-python"
             raise FileNotFoundError(
-                f"{trl_python}: expected the interpreter of an environment with trl {TRL_VERSION}, found none. "
-                "Run `make bench-envs`, or name one with --trl-python."
+                f"{trl_python}: expected the interpreter of an environment with trl {job.trl_version}, found none. "
+                f"Run `make bench-envs`, or name one with {option}."
             )
         python = str(trl_python)
-    command = [python, "-m", f"benchmarks.speed.run_{job.program}", job.to_json()]
+    command = [python, "-m", job.module, job.to_json()]
     environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(job.threads)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     measured = read_report(done.stdout)
@@ -77,8 +85,8 @@ def run_process(job: Job, trl_python: Path) -> Measured:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
         raise RuntimeError(f"{job.program} ended with exit code {done.returncode} on {job}:\n{last}")
     found = measured.versions.get("trl")
-    if job.program == "trl" and found != TRL_VERSION:
-        raise RuntimeError(f"{python}: expected trl {TRL_VERSION}, found {found}. Run `make bench-envs`.")
+    if job.program == "trl" and found != job.trl_version:
+        raise RuntimeError(f"{python}: expected trl {job.trl_version}, found {found}. Run `make bench-envs`.")
     return measured
 
 
@@ -91,15 +99,15 @@ class Progress:
     """
 
     def __init__(self, contests: Sequence[Contest], repeats: int) -> None:
-        self._left = {(contest.name, side): repeats for contest in contests for side in contest.sides}
+        self._left = {(contest.label, side): repeats for contest in contests for side in contest.sides}
         self._seconds: dict[tuple[str, str], float] = {}
 
     def finished(self, contest: Contest, side: str, repeat: int, seconds: float, measured: Measured) -> None:
         """A process is over after so many wall seconds."""
-        self._left[contest.name, side] -= 1
-        self._seconds[contest.name, side] = seconds
+        self._left[contest.label, side] -= 1
+        self._seconds[contest.label, side] = seconds
         print(
-            f"{contest.name}, repeat {repeat + 1}, {side}: {measured.tokens_per_second:.0f} tokens/s, "
+            f"{contest.label}, repeat {repeat + 1}, {side}: {measured.tokens_per_second:.0f} tokens/s, "
             f"{measured.ms_per_step:.1f} ms/step, {measured.peak_mb:.0f} MB, in {seconds:.0f} s; "
             f"about {self.seconds_left() / 60:.0f} min left",
             flush=True,
@@ -134,15 +142,15 @@ def run_contest(contest: Contest, plan: Plan, run: Run, progress: Progress) -> l
 def run_contests(contests: Sequence[Contest], plan: Plan, out: Path, run: Run) -> list[JSON]:
     """Run what `out` does not hold yet, writing it anew after each contest; returns the contests' rows."""
     rows = finished_rows(out, plan)
-    missing = [contest for contest in contests if not all(line.key in rows for line in contest.lines)]
+    missing = [contest for contest in contests if not all(key in rows for key in contest.keys)]
     progress = Progress(missing, plan.repeats)
     for contest in missing:
         rows.update({key_of(row): row for row in run_contest(contest, plan, run, progress)})
         write(out, rows.values())
-    return [rows[line.key] for contest in contests for line in contest.lines]
+    return [rows[key] for contest in contests for key in contest.keys]
 
 
-def finished_rows(out: Path, plan: Plan) -> dict[tuple[str, str], JSON]:
+def finished_rows(out: Path, plan: Plan) -> dict[Key, JSON]:
     """The rows that `out` holds from an earlier start.
 
     Raises:
@@ -151,18 +159,19 @@ def finished_rows(out: Path, plan: Plan) -> dict[tuple[str, str], JSON]:
     if not out.exists():
         return {}
     rows = {key_of(row): row for row in json.loads(out.read_text())}
-    for (work, against), row in rows.items():
+    for (work, against, size), row in rows.items():
         found = row["repeats"], row["conditions"]["quick"]
         if found != (plan.repeats, plan.quick):
             raise ValueError(
-                f"{out}: holds {work!r} against {against!r} with {found[0]} repeats{' (--quick)' if found[1] else ''}, "
+                f"{out}: holds {work!r} against {against!r}, size {size}, with {found[0]} "
+                f"repeats{' (--quick)' if found[1] else ''}, "
                 f"and {plan.repeats}{' (--quick)' if plan.quick else ''} were asked for. Give another --out."
             )
     return rows
 
 
-def key_of(row: JSON) -> tuple[str, str]:
-    return row["work"], row["against"]
+def key_of(row: JSON) -> Key:
+    return row["work"], row["against"], row["size"]
 
 
 def write(out: Path, rows: Iterable[JSON]) -> None:
@@ -172,11 +181,11 @@ def write(out: Path, rows: Iterable[JSON]) -> None:
 
 def table(rows: Sequence[JSON]) -> str:
     """The rows as aligned text."""
-    cells = [["work", "against", "ours", "theirs", "unit", "ratio", "spread"]]
+    cells = [["work", "size", "against", "ours", "theirs", "unit", "ratio", "spread"]]
     for row in rows:
         low, high = row["spread"]
         numbers = [f"{row['ours']:g}", f"{row['theirs']:g}", row["unit"], f"{row['ratio']:.2f}"]
-        cells.append([row["work"], row["against"], *numbers, f"{low:.2f} to {high:.2f}"])
+        cells.append([row["work"], row["size"], row["against"], *numbers, f"{low:.2f} to {high:.2f}"])
     widths = [max(len(cell[column]) for cell in cells) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(cell, widths, strict=True)).rstrip()
@@ -198,15 +207,24 @@ def arguments_of(name: str, description: str) -> argparse.ArgumentParser:
     add("--only", action="append", metavar="WORK", help="this work alone; may be repeated")
     add("--repeats", type=int, help="default: 5, with --quick 2")
     add("--trl-python", type=Path, default=find_trl_python(), help="interpreter with trl (%(default)s)")
+    add(
+        "--trl-ppo-python",
+        type=Path,
+        default=TRL_PPO_PYTHON,
+        help=f"interpreter with trl {TRL_PPO_VERSION} (%(default)s)",
+    )
     return parser
 
 
 def compare(contests: Sequence[Contest], arguments: argparse.Namespace) -> None:
     """Run the contests that were asked for and print their table."""
     plan = Plan(arguments.repeats or (2 if arguments.quick else 5), arguments.quick)
-    trl_python = arguments.trl_python.absolute()
+    trl_pythons = {
+        TRL_VERSION: arguments.trl_python.absolute(),
+        TRL_PPO_VERSION: arguments.trl_ppo_python.absolute(),
+    }
     rows = run_contests(
-        choose(contests, arguments.only), plan, arguments.out, lambda job: run_process(job, trl_python)
+        choose(contests, arguments.only), plan, arguments.out, lambda job: run_process(job, trl_pythons)
     )
     print(table(rows))
 
@@ -216,7 +234,7 @@ def main(name: str, contests: Callable[[str], list[Contest]], description: str) 
 
     Args:
         name: of the module, for the usage line.
-        contests: makes the contests for a model size.
+        contests: makes the contests for a model size, the largest that a benchmark is to have.
         description: what it measures.
     """
     arguments = arguments_of(name, description).parse_args()

@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.speed.contest import Contest, Line, Runs
-from benchmarks.speed.job import JSON, Job
+from benchmarks.speed.greedy import parted_at_ties
+from benchmarks.speed.job import JSON, Job, Measured
+
+SAMPLED = ("response_lengths", "parts", "prompts", "updates", "first_kl", "distinct_greedy_tokens")
+"""Facts of sides that sample: `parts` are seconds of the timed iterations."""
 
 
 def conditions(contest: Contest, line: Line, runs: Runs, loads: Sequence[float], quick: bool) -> JSON:
@@ -35,7 +39,7 @@ def conditions(contest: Contest, line: Line, runs: Runs, loads: Sequence[float],
         "load": [round(value, 2) for value in loads],
         "clock": "wall seconds, device synchronised" if on_gpu else "CPU seconds of the process",
         "device": runs[line.ours][0].facts.get("device", ours.device),
-        "dtype": "bf16 autocast over fp32 weights" if ours.bf16 else "fp32",
+        "dtype": dtype(ours),
         "python": platform.python_version(),
         "versions": {"ours": runs[line.ours][0].versions, "theirs": runs[line.theirs][0].versions},
         "model": f"random Llama, size {ours.size}",
@@ -56,21 +60,57 @@ def conditions(contest: Contest, line: Line, runs: Runs, loads: Sequence[float],
             "ours": runs[line.ours][0].facts.get("optimizer"),
             "theirs": runs[line.theirs][0].facts.get("optimizer"),
         },
-        "clip": 1.0,
+        "clip": None if ours.phase == "rollout" else ours.clip,
         "gradient_checkpointing": False,
         "attention": {
             "ours": runs[line.ours][0].facts.get("attention"),
             "theirs": runs[line.theirs][0].facts.get("attention"),
         },
         "first_loss": {
-            "ours": [round(run.first_loss, 5) for run in runs[line.ours]],
-            "theirs": [round(run.first_loss, 5) for run in runs[line.theirs]],
+            "ours": [_rounded(run.first_loss) for run in runs[line.ours]],
+            "theirs": [_rounded(run.first_loss) for run in runs[line.theirs]],
         },
+        **sampled(runs[line.ours], runs[line.theirs]),
     }
+
+
+def dtype(job: Job) -> str:
+    """Of weights and arithmetic, in words."""
+    if not job.bf16:
+        return "fp32"
+    return "bf16" if job.phase == "rollout" else "bf16 autocast over fp32 weights"
+
+
+def sampled(ours: Sequence[Measured], theirs: Sequence[Measured]) -> JSON:
+    """What each repeat of sides that sample says of itself."""
+    said = {
+        name: {
+            side: [run.facts.get(name) for run in runs] for side, runs in (("ours", ours), ("theirs", theirs))
+        }
+        for name in SAMPLED
+    }
+    found: JSON = {name: each for name, each in said.items() if each["ours"][0] is not None}
+    if all("greedy_tokens" in run.facts for run in (*ours, *theirs)):
+        found["greedy_responses"] = {
+            "compared": [len(run.facts["greedy_tokens"]) for run in ours],
+            "parted_at_a_tie": [len(parted_at_ties(*both)) for both in zip(ours, theirs, strict=True)],
+        }
+    return found
+
+
+def _rounded(loss: float | None) -> float | None:
+    return None if loss is None else round(loss, 5)
 
 
 def batch(job: Job) -> str:
     """A step's rows, in words."""
+    if job.phase in ("ppo", "grpo"):
+        return (
+            f"{job.batch} prompts of {job.responses} responses an iteration, {job.epochs} epochs of one update, "
+            f"{job.microbatch} responses a forward"
+        )
+    if job.phase == "rollout":
+        return f"{job.batch} prompts of {job.responses} responses"
     if job.max_tokens is not None:
         return f"packed to {job.max_tokens} tokens"
     if job.packed:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.speed.greedy import parted_at_ties
 from benchmarks.speed.job import JSON, Job, Measured
 
 Runs = Mapping[str, Sequence[Measured]]
 """By side, one measured process a repeat."""
+Key = tuple[str, str, str]
+"""Of a row: work, against, size."""
+SAME_FACTS = ("prompts", "updates", "response_lengths")
+"""What sides say of themselves and have to agree on, where they say it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,9 @@ class Quantity:
         return ours / theirs if self.more_is_better else theirs / ours
 
 
+RESPONSE_SPEED = Quantity(
+    "response tokens/s", lambda run: run.tokens_per_second, lambda run: run.tokens_per_second
+)
 SPEED = Quantity("tokens/s", lambda run: run.tokens_per_second, lambda run: run.tokens_per_second)
 MEMORY = Quantity("MB", lambda run: run.peak_mb, lambda run: run.peak_mb, more_is_better=False)
 STEP = Quantity("ms/step", lambda run: run.ms_per_step, lambda run: run.ms_per_step, more_is_better=False)
@@ -43,6 +52,11 @@ PEAK_SHARE = Quantity(
 )
 
 
+BANDWIDTH_SHARE = Quantity(
+    "GB/s",
+    lambda run: float(run.facts["decode_bytes_per_second"]) / 1e9,
+    lambda run: float(run.facts["copy_bytes_per_second"]) / 1e9,
+)
 ROW_TOKENS = (
     "real tokens per second: a prompt counts for each of its responses on both sides, as in padded rows, and padding "
     "does not count"
@@ -87,6 +101,7 @@ class Contest:
         lengths: of prompts and responses, in words, for the conditions.
         same_batches: the sides see the same rows in every step, so that tokens must be the same number.
         loss_within: how far apart the first losses of the sides may be.
+        kl_within: nats a response that a policy may seem to be from where it started, before its first update.
         unchecked: sides whose first step sees other rows than the others', so that their loss may be another.
     """
 
@@ -95,11 +110,22 @@ class Contest:
     lengths: str
     same_batches: bool = True
     loss_within: float = 1e-3
+    kl_within: float = 1e-3
     unchecked: Sequence[str] = ()
 
     @property
     def name(self) -> str:
         return self.lines[0].work
+
+    @property
+    def label(self) -> str:
+        """No other contest has the same."""
+        return f"{self.name}, size {self.sides[self.lines[0].ours].size}"
+
+    @property
+    def keys(self) -> list[Key]:
+        """Of the rows."""
+        return [(*line.key, self.sides[line.ours].size) for line in self.lines]
 
     def check(self, runs: Mapping[str, Measured]) -> None:
         """Hold one repeat's sides to have trained the same model on the same rows.
@@ -109,13 +135,33 @@ class Contest:
         """
         tokens = {side: run.tokens for side, run in runs.items()}
         if self.same_batches and len(set(tokens.values())) > 1:
-            raise RuntimeError(f"{self.name}: expected the same tokens on all sides, found {tokens}")
-        losses = {side: run.first_loss for side, run in runs.items() if side not in self.unchecked}
-        if max(losses.values()) - min(losses.values()) > self.loss_within:
+            raise RuntimeError(f"{self.label}: expected the same tokens on all sides, found {tokens}")
+        losses = {
+            side: run.first_loss
+            for side, run in runs.items()
+            if side not in self.unchecked and run.first_loss is not None
+        }
+        if losses and max(losses.values()) - min(losses.values()) > self.loss_within:
             raise RuntimeError(
-                f"{self.name}: expected first losses within {self.loss_within} of each other, found {losses}; "
+                f"{self.label}: expected first losses within {self.loss_within} of each other, found {losses}; "
                 "the sides do not compute the same thing"
             )
+        for name in SAME_FACTS:
+            said = {side: run.facts[name] for side, run in runs.items() if name in run.facts}
+            if any(each != next(iter(said.values())) for each in said.values()):
+                raise RuntimeError(f"{self.label}: expected the same {name} on all sides, found {said}")
+        for side, other in itertools.combinations(
+            [side for side in runs if "greedy_tokens" in runs[side].facts], 2
+        ):
+            try:
+                parted_at_ties(runs[side], runs[other])
+            except ValueError as error:
+                raise RuntimeError(f"{self.label}, {side} and {other}: {error}") from error
+        for side, run in runs.items():
+            if abs(run.facts.get("first_kl") or 0.0) > self.kl_within:
+                raise RuntimeError(
+                    f"{self.label}: expected no KL before the first update, found {run.facts['first_kl']} ({side})"
+                )
 
 
 def result_row(line: Line, size: str, runs: Runs, conditions: JSON) -> JSON:

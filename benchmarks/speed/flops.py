@@ -50,13 +50,14 @@ def peak_flops(device: str, bf16: bool, repeats: int = 8) -> float:
         other = torch.randn(inner, columns, device=device, dtype=kind)
         out = one @ other
         for _ in range(repeats):
-            start = _now(device)
+            start = now(device)
             torch.mm(one, other, out=out)
-            best = max(best, 2 * rows * inner * columns / (_now(device) - start))
+            best = max(best, 2 * rows * inner * columns / (now(device) - start))
     return best
 
 
-def _now(device: str) -> float:
+def now(device: str) -> float:
+    """Seconds: of the process on a CPU, of the wall on a GPU, which has then done what it was told."""
     if device == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()

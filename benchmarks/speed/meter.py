@@ -6,10 +6,15 @@ import importlib.metadata
 import resource
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.speed.flops import now
 from benchmarks.speed.job import JSON, Job, Measured
 
 PACKAGES = ("torch", "lightning", "transformers", "trl", "accelerate")
@@ -60,7 +65,7 @@ class Meter:
             RuntimeError: fewer steps were made than the warm-up and one more.
         """
         warm, steps = self.job.warm, len(self._ends) - self.job.warm
-        if warm < 1 or steps < 1 or self.first_loss is None:
+        if warm < 1 or steps < 1:
             raise RuntimeError(
                 f"expected a warm-up of one step at least and a timed one, found {warm} and {steps}"
             )
@@ -86,6 +91,46 @@ class Meter:
         return _memory_mb("VmHWM") - self._imports_mb
 
 
+class Stopwatch:
+    """Where the seconds go: each watched function's own, without those of watched functions that it calls.
+
+    Args:
+        device: whose seconds; see :func:`benchmarks.speed.flops.now`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inner: list[float] = []
+
+    def watch(self, owner: Any, name: str, part: str | Callable[[], str]) -> None:
+        """Put a function in the place of ``owner.name`` that adds its time to `part`, or to what that then says."""
+        function = getattr(owner, name)
+
+        @wraps(function)
+        def watched(*arguments: Any, **more: Any) -> Any:
+            start = now(self.device)
+            self._inner.append(0.0)
+            try:
+                return function(*arguments, **more)
+            finally:
+                took = now(self.device) - start
+                self.seconds[part if isinstance(part, str) else part()] += took - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += took
+
+        setattr(owner, name, watched)
+
+    def start_over(self) -> None:
+        """Forget what was seen so far, such as the warm-up."""
+        self.seconds.clear()
+
+    def shares(self, total: float) -> dict[str, float]:
+        """Seconds of each part, and of all that was not watched, of `total`."""
+        parts = {**self.seconds, "other": total - sum(self.seconds.values())}
+        return {name: round(seconds, 4) for name, seconds in parts.items()}
+
+
 def described(optimizer: torch.optim.Optimizer) -> JSON:
     """The optimizer's settings as they are, for the conditions."""
     group = optimizer.param_groups[0]
@@ -95,6 +140,17 @@ def described(optimizer: torch.optim.Optimizer) -> JSON:
     return {
         "class": type(inner).__name__,
         **{name: group[name] for name in kept if name in group},
+    }
+
+
+def response_lengths(rollouts: Sequence[Sequence[int]]) -> JSON:
+    """Mean, least and largest number of tokens of all responses, and how many there were."""
+    lengths = [length for rollout in rollouts for length in rollout]
+    return {
+        "mean": round(sum(lengths) / len(lengths), 2),
+        "least": min(lengths),
+        "largest": max(lengths),
+        "number": len(lengths),
     }
 
 

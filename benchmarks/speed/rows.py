@@ -26,6 +26,10 @@ SIZES: dict[str, dict[str, int]] = {
     },
 }
 """Shapes of the random Llamas: `tiny` for overheads, A and B for a CPU, 1B for a GPU."""
+NEVER = -10.0
+"""Length of a head's row along the common direction of states, which have at least a few units of it: e⁻³⁰ or less."""
+LARGER = 5.0
+"""How many times a policy's embeddings are those of a fresh model."""
 SIGMA = 0.8
 """Of the logarithm of a demonstration's length."""
 
@@ -82,24 +86,50 @@ def causal_lm(job: Job) -> PreTrainedModel:
     return LlamaForCausalLM(config(job.size)).train()
 
 
-def classifier(job: Job) -> PreTrainedModel:
-    """A random Llama with a scalar head without bias, in train mode."""
+@torch.no_grad()
+def policy(job: Job) -> PreTrainedModel:
+    """A random Llama that draws neither an EOS nor padding nor a BOS: the benchmark says how long responses are.
+
+    The embeddings get a direction in common, which every last state then has a part of, and the head's rows of those
+    tokens look the other way. They are larger than a fresh model's too, or all greedy responses would repeat one token.
+    """
+    model: Any = causal_lm(job)
+    embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight
+    common = torch.randn(head.shape[1])
+    common /= common.norm()
+    embeddings *= LARGER
+    embeddings += embeddings.norm(dim=1).mean() * common
+    head -= torch.outer(head @ common, common)
+    head[[PAD, BOS, EOS]] = NEVER * common
+    return model
+
+
+def classifier(job: Job, number: int = 0) -> PreTrainedModel:
+    """A random Llama with a scalar head without bias, in train mode; another one for each number."""
     from transformers import LlamaForSequenceClassification
 
-    torch.manual_seed(job.seed)
+    torch.manual_seed(job.seed + 1000 * number)
     return LlamaForSequenceClassification(config(job.size, num_labels=1)).train()
 
 
 def tokenizer(size: str) -> PreTrainedTokenizerBase:
     """One word a token; trainers want a tokenizer, though rows are tokens already."""
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = ["<pad>", "<s>", "</s>", *(f"t{number}" for number in range(3, SIZES[size]["vocabulary"]))]
-    model = models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<pad>")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(model), pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    model = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<pad>")
     )
+    model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def text_of(ids: list[int]) -> str:
+    """Ordinary tokens as the text that the tokenizer reads them from."""
+    return " ".join(f"t{number}" for number in ids)
 
 
 def comparisons(job: Job) -> list[Comparisons]:
@@ -116,6 +146,23 @@ def comparisons(job: Job) -> list[Comparisons]:
         )
         for _ in range(job.batch * (job.warm + job.steps))
     ]
+
+
+def prompts(job: Job) -> list[list[int]]:
+    """The prompts of all iterations, in order: BOS and random tokens, lengths evenly spread over ± `jitter`."""
+    draw = random.Random(job.seed)
+    return [
+        [
+            BOS,
+            *_ids(draw, job.size, max(4, int(job.prompt * draw.uniform(1 - job.jitter, 1 + job.jitter))) - 1),
+        ]
+        for _ in range(job.batch * (job.warm + job.steps))
+    ]
+
+
+def reward_of_tokens(completion_ids: list[list[int]], **more: Any) -> list[float]:
+    """A reward function that costs nothing, in the signature of both sides."""
+    return [float(sum(ids) % 7) for ids in completion_ids]
 
 
 def demonstrations(job: Job) -> list[Demonstration]:

@@ -181,8 +181,13 @@ def rates(job: Job, seconds: float) -> JSON:
     }
 
 
-if __name__ == "__main__":
+def quiet() -> None:
+    """Nothing but the line that counts."""
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.fabric", "lit_rlhf"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    quiet()
     main()

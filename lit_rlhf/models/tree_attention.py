@@ -152,11 +152,12 @@ def _by_segment(
         windowed = sliding_window is not None and prompt_length + segment.length > sliding_window
         plain = prompt_length == 0 and not windowed and asked is None
         mask = None
-        if not plain:
+        if asked is not None:
+            mask = _visible(prompt_length + asked, seen_keys.shape[2], sliding_window if windowed else None)
+        elif not plain:
             mask = _branch_mask(
                 prompt_length, segment.length, sliding_window if windowed else None, query.device
             )
-            mask = mask if asked is None else mask[asked]
         output = scaled_dot_product_attention(
             looking,
             seen_keys,
@@ -186,10 +187,14 @@ def _rows_by_segment(read: Tensor, lengths: list[int]) -> list[Tensor | None]:
 def _branch_mask(prompt: int, response: int, window: int | None, device: torch.device) -> Tensor:
     """Bool ``[response, prompt + response]``: True where a branch's token may look."""
     with torch.inference_mode(False):  # a mask made in validation is used again in training
-        looking = torch.arange(prompt, prompt + response, device=device)[:, None]
-        seen = torch.arange(prompt + response, device=device)[None, :]
-        mask = seen <= looking
-        return mask if window is None else mask & (looking - seen < window)
+        return _visible(torch.arange(prompt, prompt + response, device=device), prompt + response, window)
+
+
+def _visible(looking: Tensor, length: int, window: int | None) -> Tensor:
+    """Bool ``[M, length]``: True where the tokens at the positions `looking`, ``[M]``, may look."""
+    seen = torch.arange(length, device=looking.device)[None, :]
+    mask = seen <= looking[:, None]
+    return mask if window is None else mask & (looking[:, None] - seen < window)
 
 
 AttentionInterface.register(NAME, tree_attention)

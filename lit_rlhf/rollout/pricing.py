@@ -70,9 +70,11 @@ def look_at(
     drawn = sampled.logprobs.float().cpu()
     recomputed = torch.full_like(drawn, torch.nan)
     seen_values = torch.zeros_like(drawn)
+    shared = isinstance(network.critic, ValueHead)
+    recompute = recompute or (shared and sampled.values is None)  # transformers' generate gives none
     with evaluating(network):
         for part, trees in in_batches():
-            seen = network(trees, temperature, with_values=isinstance(network.critic, ValueHead))
+            seen = network(trees, temperature, with_values=shared)
             recomputed[part] = _as_wide(seen.logprobs, drawn)
             if seen.values is not None:
                 seen_values[part] = _as_wide(seen.values, drawn)
@@ -84,9 +86,8 @@ def look_at(
             reference_logprobs[part] = _as_wide(reference(trees, temperature).logprobs, drawn)
             if isinstance(network.critic, ScorerNetwork):
                 own_values[part] = _as_wide(network.values(trees), drawn)
-    if isinstance(network.critic, ValueHead):
-        assert sampled.values is not None
-        own_values = seen_values if recompute else sampled.values.float().cpu()
+    if shared:
+        own_values = seen_values if sampled.values is None or recompute else sampled.values.float().cpu()
     return Looks(recomputed if recompute else drawn, recomputed, reference_logprobs, own_values)
 
 

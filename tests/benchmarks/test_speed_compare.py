@@ -30,8 +30,8 @@ CONTEST = Contest(
 KEYS = {"work", "size", "against", "ours", "theirs", "ratio", "unit", "repeats", "spread", "conditions"}
 
 
-def measured(seconds=1.0, tokens=100, loss=0.69, peak=10.0, **facts):
-    return Measured(seconds, 2, tokens, tokens, peak, loss, {"torch": "2"}, facts)
+def measured(seconds=1.0, tokens=100, loss=0.69, peak=10.0, versions=None, **facts):
+    return Measured(seconds, 2, tokens, tokens, peak, loss, versions or {"torch": "2"}, facts)
 
 
 class Runs:
@@ -159,7 +159,7 @@ def test_a_process_gets_its_job_and_its_report_is_read(tmp_path, monkeypatch):
     line = measured(seconds=2.0, tokens=8).report_line()
     file = script(tmp_path, f'echo "$@" threads $OMP_NUM_THREADS > {tmp_path}/got', f"echo '{line}'")
     monkeypatch.setattr("benchmarks.speed.compare.sys.executable", str(file))
-    assert run_process(replace(JOB, threads=3), tmp_path).tokens_per_second == 4
+    assert run_process(replace(JOB, threads=3), {}).tokens_per_second == 4
     got = (tmp_path / "got").read_text()
     assert got.startswith("-m benchmarks.speed.run_ours {")
     assert got.endswith("threads 3\n")
@@ -170,18 +170,30 @@ def test_a_process_that_fails_says_what_it_printed(tmp_path, monkeypatch):
         "benchmarks.speed.compare.sys.executable", str(script(tmp_path, "echo out of luck >&2", "exit 3"))
     )
     with pytest.raises(RuntimeError, match=r"(?s)ours ended with exit code 3 .*out of luck"):
-        run_process(JOB, tmp_path)
+        run_process(JOB, {})
 
 
 def test_another_version_of_the_peer_is_refused(tmp_path):
     line = measured().report_line().replace('{"torch": "2"}', '{"trl": "1.15.0"}')
     with pytest.raises(RuntimeError, match=r"expected trl 1\.16\.0, found 1\.15\.0"):
-        run_process(replace(JOB, program="trl"), script(tmp_path, f"echo '{line}'"))
+        run_process(replace(JOB, program="trl"), {"1.16.0": script(tmp_path, f"echo '{line}'")})
 
 
 def test_a_missing_peer_is_named_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="make bench-envs"):
-        run_process(replace(JOB, program="trl"), tmp_path / "python")
+        run_process(replace(JOB, program="trl"), {"1.16.0": tmp_path / "python"})
+
+
+def test_ppo_runs_in_the_environment_with_the_last_trl_that_has_it(tmp_path):
+    line = measured(versions={"trl": "1.12.0"}).report_line()
+    file = script(tmp_path, f'echo "$@" > {tmp_path}/got', f"echo '{line}'")
+    pythons = {"1.16.0": tmp_path / "other", "1.12.0": file}
+    run_process(Job("ppo", "trl", "tiny", 8), pythons)
+    assert (tmp_path / "got").read_text().startswith("-m benchmarks.speed.run_trl_ppo {")
+    with pytest.raises(FileNotFoundError, match=r"trl 1\.16\.0.*--trl-python"):
+        run_process(Job("grpo", "trl", "tiny", 8), pythons)
+    with pytest.raises(FileNotFoundError, match=r"trl 1\.12\.0.*--trl-ppo-python"):
+        run_process(Job("ppo", "trl", "tiny", 8), {"1.12.0": tmp_path / "none"})
 
 
 def test_the_meter_leaves_the_warm_up_out(monkeypatch):
@@ -210,9 +222,9 @@ def test_without_a_timed_step_there_is_no_result():
 def test_the_table_has_a_line_for_each_row():
     lines = table(run(CONTEST, Runs({"ours": [1], "trl": [2]}), 1)).splitlines()
     assert [line.split() for line in lines] == [
-        ["work", "against", "ours", "theirs", "unit", "ratio", "spread"],
-        ["dpo", "trl", "100", "50", "tokens/s", "2.00", "2.00", "to", "2.00"],
-        ["dpo", "memory", "trl", "10", "25", "MB", "2.50", "2.50", "to", "2.50"],
+        ["work", "size", "against", "ours", "theirs", "unit", "ratio", "spread"],
+        ["dpo", "tiny", "trl", "100", "50", "tokens/s", "2.00", "2.00", "to", "2.00"],
+        ["dpo", "memory", "tiny", "trl", "10", "25", "MB", "2.50", "2.50", "to", "2.50"],
     ]
 
 

@@ -96,3 +96,13 @@ def test_neighbours_of_one_prompt_share_a_tree() -> None:
     ]
     assert one.response_ids == [[6]]  # as they were
     assert sampled_trees(PROMPTS, [[7]] * 8).prompt_lengths == [3, 2, 4]
+
+
+def test_values_of_a_shared_trunk_without_the_samplers() -> None:
+    """As where transformers' generate draws."""
+    policy = network(ValueHead(make_llama(TOKENIZER).config.hidden_size))
+    with torch.no_grad():
+        policy.critic.bias.fill_(0.5)  # type: ignore[union-attr]
+    sampled = replace(draw(policy), values=None)
+    looks = look(policy, sampled)
+    assert (looks.values[sampled.logprobs != 0] == 0.5).all()

@@ -1,0 +1,145 @@
+"""One run of TRL's GRPOTrainer, in an environment with TRL 1.16: ``python -m benchmarks.speed.run_trl_grpo JOB``."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from typing import Any
+
+import datasets
+import transformers.models.llama.modeling_llama  # noqa: F401  # imported now, so that it is not weighed later
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found, unused-ignore]  # see above
+
+from benchmarks.speed import rows as random_rows
+from benchmarks.speed.job import Job
+from benchmarks.speed.lengths import keep_to, response_limits
+from benchmarks.speed.meter import Meter, Stopwatch, described, response_lengths
+
+KL_COEF = 0.05
+
+
+class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Tells the meter of each rollout and each iteration's end.
+
+    Args:
+        meter: the clock.
+        stopwatch: what the time goes into.
+    """
+
+    def __init__(self, meter: Meter, stopwatch: Stopwatch) -> None:
+        self.meter, self.stopwatch = meter, stopwatch
+        self.lengths: list[list[int]] = []
+        self.first_kl: float | None = None
+        self.iterations = 0
+
+    def rollout(self, responses: list[list[int]]) -> None:
+        """Responses were generated, all in rows as wide as the longest."""
+        lengths = [len(ids) for ids in responses]
+        self.lengths.append(lengths)
+        self.meter.batch(sum(lengths), len(lengths) * max(lengths))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
+        if self.first_kl is None and "kl" in logs:
+            self.first_kl = logs["kl"]
+
+    def on_step_end(self, *arguments: Any, **more: Any) -> None:
+        self.meter.step()
+        self.iterations += 1
+        if self.iterations == self.meter.job.warm:
+            self.stopwatch.start_over()
+
+
+def main() -> None:
+    """Run the job that stands on the command line and print what was measured."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    datasets.disable_progress_bars()
+    job = Job.from_arguments()
+    meter, stopwatch = Meter(job), Stopwatch(job.device)
+    watch = Watch(meter, stopwatch)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(job, folder, watch)
+        watch_parts(trainer, watch)
+        trainer.train()
+    measured = meter.measured(
+        optimizer=described(trainer.optimizer),
+        attention=trainer.model.config._attn_implementation,
+        prompts=job.batch * job.steps,
+        updates=trainer.state.global_step,
+        first_kl=watch.first_kl,
+        response_lengths=response_lengths(watch.lengths[job.warm :]),
+    )
+    measured.facts["parts"] = stopwatch.shares(measured.seconds)
+    measured.report()
+
+
+def make_trainer(job: Job, folder: str, watch: Watch) -> Any:
+    """The settings that both sides share; an iteration is one update, so that no old policy is looked at again."""
+    settings = GRPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=job.microbatch,
+        gradient_accumulation_steps=job.batch * job.responses // job.microbatch,
+        num_generations=job.responses,
+        max_completion_length=job.lengths[1],
+        max_steps=job.warm + job.steps,
+        temperature=1.0,
+        beta=KL_COEF,
+        learning_rate=1e-6,
+        lr_scheduler_type="constant",
+        optim="adamw_torch" if job.bf16 else "adamw_torch_fused",
+        weight_decay=0.0,
+        max_grad_norm=job.clip,
+        use_cpu=job.device == "cpu",
+        bf16=job.bf16,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=job.seed,
+    )
+    model = random_rows.policy(job)
+    # the reference is loaded from where the policy says that it came from
+    model.save_pretrained(folder)
+    model.config._name_or_path = folder
+    keep_to(model, job)
+    # the BOS stands in the text, since the tokenizer adds none
+    texts = ["<s> " + random_rows.text_of(ids[1:]) for ids in random_rows.prompts(job)]
+    return GRPOTrainer(
+        model,
+        reward_funcs=random_rows.reward_of_tokens,
+        args=settings,
+        train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
+        processing_class=random_rows.tokenizer(job.size),
+        callbacks=[watch],
+    )
+
+
+def watch_parts(trainer: Any, watch: Watch) -> None:
+    """Let the stopwatch see the parts of an iteration, and the callback each rollout."""
+    stopwatch, limits = watch.stopwatch, iter(response_limits(watch.meter.job))
+    stopwatch.watch(trainer, "_generate_single_turn", "sampling")
+    generate = trainer._generate_single_turn
+
+    def told(prompt_ids: list[list[int]], *arguments: Any, **more: Any) -> Any:
+        if any(len(ids) != watch.meter.job.prompt for ids in prompt_ids):
+            raise RuntimeError(
+                f"expected prompts of {watch.meter.job.prompt} tokens, found {list(map(len, prompt_ids))}"
+            )
+        padded, *further = generate(prompt_ids, *arguments, **more)
+        responses = [row[:length] for row, length in zip(padded, next(limits), strict=True)]
+        watch.rollout(responses)
+        return responses, *further
+
+    trainer._generate_single_turn = told
+    stopwatch.watch(trainer, "_generate_and_score_completions", "scoring")
+    stopwatch.watch(trainer, "compute_loss", "update forward")
+    stopwatch.watch(trainer.accelerator, "backward", "backward")
+
+
+if __name__ == "__main__":
+    main()
