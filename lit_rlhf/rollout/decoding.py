@@ -108,15 +108,11 @@ class Decoder:
         sharded: bool,
         device: torch.device,
     ) -> None:
-        self.network, self.keys, self.record, self.sharded, self.device = (
-            network,
-            keys,
-            record,
-            sharded,
-            device,
-        )
+        self.network, self.record, self.sharded, self.device = network, record, sharded, device
+        self.keys = keys
         self.limits = torch.tensor(limits, device=device, dtype=torch.long)
         self.waiting = deque(group_by_prompt(prompts))
+        self.begun = 0  # responses that are no longer waiting
         static = takes_static_steps(device, sharded)
         room = room_for(list(self.waiting), limits, settings.max_cached_tokens, shares=not static)
         self.rows = Rows(room, device, COLUMNS_AT_A_TIME if static else 1)
@@ -126,7 +122,6 @@ class Decoder:
 
     def run(self, progress: Callable[[int], None]) -> None:
         """Decode until every response is over, telling `progress` how many are."""
-        total, waiting = len(self.keys), len(self.keys)
         while True:
             forward = self._next_forward()
             if not self._anyone(forward is not None):
@@ -135,8 +130,7 @@ class Decoder:
                 self._keep_company()
                 continue
             forward()
-            waiting = sum(len(group.responses) for group in self.waiting)
-            progress(total - waiting - self.rows.count)
+            progress(self.begun - self.rows.count)
 
     def _next_forward(self) -> Callable[[], None] | None:
         room, rows = self.rows.room, self.rows
@@ -165,6 +159,7 @@ class Decoder:
             tokens, free, free_prompts = tokens + len(group.ids), free - len(taken), free_prompts - 1
         before = rows.count
         feed, source = rows.admit(prompts, responses, self.keys, self.limits)
+        self.begun += len(source)
         self.record.begin(before, rows.count, source, prompts)
         seen = self.network.next_token_logits(feed)
         rows.hand_out_prompts(source)
