@@ -1,4 +1,4 @@
-"""Rows that are too long: for a batch's budget of tokens, or for the model's positions."""
+"""Rows that are too long: for a batch's budget of tokens, the model's positions, or what sampling may hold."""
 
 from __future__ import annotations
 
@@ -70,6 +70,34 @@ def check_positions(
     if getattr(config, "rope_parameters", None) is None:
         raise ValueError(message)
     rank_zero_warn(f"{message}; its positions are rotary, so it goes on past the lengths it was trained on")
+
+
+def check_cached(
+    trees: Sequence[Tree], max_cached_tokens: int, new_tokens: int, places: Sequence[str] | None = None
+) -> None:
+    """Refuse prompts that a budget of cached tokens cannot hold with their longest response.
+
+    Args:
+        trees: Prompts; those that have responses draw none.
+        max_cached_tokens: The budget.
+        new_tokens: How many tokens the model draws to each, at the most.
+        places: ``file:line`` of each tree, for the message.
+
+    Raises:
+        ValueError: a prompt does not fit.
+    """
+    over = [
+        n
+        for n, tree in enumerate(trees)
+        if not tree.response_ids and sequence_tokens(tree, new_tokens) > max_cached_tokens
+    ]
+    if over:
+        longest = max(sequence_tokens(trees[number], new_tokens) for number in over)
+        raise ValueError(
+            f"model.max_cached_tokens: {max_cached_tokens} cannot hold {_share(over, trees)}: "
+            f"{_named(over, trees, places, new_tokens)}. Raise it to {longest}, or lower data.max_prompt_tokens or "
+            "model.max_new_tokens"
+        )
 
 
 def sequence_tokens(tree: Tree, new_tokens: int = 0) -> int:

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
 from lit_rlhf.data.formats import Kind
-from lit_rlhf.data.lengths import check_budget, check_positions
+from lit_rlhf.data.lengths import check_budget, check_cached, check_positions
 from lit_rlhf.data.loader import NoLoaders, TreeLoader
 from lit_rlhf.data.planting import Judging, Planted, plant_rows
 from lit_rlhf.data.report import PartKind, SplitReport, example_parts
@@ -151,6 +151,9 @@ class TreeDataModule(LightningDataModule):
         sampling = getattr(module, "sampling", None)
         for config in {id(model.config): model.config for model in models}.values():
             self.check_positions(config, _STAGES[stage], getattr(sampling, "max_new_tokens", 0))
+        if sampling is not None and sampling.max_cached_tokens is not None:
+            for part in map(self.plant, _STAGES[stage]):
+                check_cached(part.trees, sampling.max_cached_tokens, sampling.max_new_tokens, part.places)
 
     def check_positions(self, config: PreTrainedConfig, splits: Iterable[Split], new_tokens: int = 0) -> None:
         """Refuse rows that run past a model's table of positions, warn where its positions are rotary.

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -20,6 +22,9 @@ from lit_rlhf.models.key_value_store import NextTokenAttention, PromptAttention
 from lit_rlhf.models.last_layer import distinct_positions
 from lit_rlhf.models.reading import ATTENTION_NAMES, why_not_trees
 from lit_rlhf.models.tree_attention import NAME, NO_MASK
+
+FOLLOWING_THE_LONGEST = ("longrope", "dynamic")
+"""Kinds of rotary positions whose factors change with the longest sequence of a batch."""
 
 
 @dataclass
@@ -64,6 +69,8 @@ def why_not_decoding(causal_lm: PreTrainedModel) -> str | None:
     """What keeps the model from decoding over our own keys and values; None if nothing does."""
     reason = why_not_trees(causal_lm)
     config = causal_lm.config.get_text_config()
+    if reason is None and config._attn_implementation == "eager":  # asked for, and it may compute something of its own
+        return "it attends through an implementation of its own"
     if reason is None and getattr(config, "num_kv_shared_layers", None):
         return "its layers share keys and values"
     if reason is None and _numbers_of_attention(causal_lm) != list(range(config.num_hidden_layers)):
@@ -77,9 +84,33 @@ def _numbers_of_attention(causal_lm: PreTrainedModel) -> list[int]:
     return [getattr(part, "layer_idx", -1) for part in parts if isinstance(part, nn.Module)]
 
 
-def most_positions(causal_lm: PreTrainedModel) -> int | None:
-    """How many tokens the model can look at; None where nothing limits them."""
-    return getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None)
+def most_positions(model: PreTrainedModel) -> int | None:
+    """Tokens of a sequence at the most; None where nothing limits them, as with most rotary positions.
+
+    A table of positions ends. Rotary factors that follow the longest sequence of a batch, beyond the length that the
+    model was trained on, would make a response depend on what shares its batch.
+    """
+    config = model.config.get_text_config()
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    rope: dict[str, Any] | None = getattr(config, "rope_parameters", None)
+    if rope is None:
+        return positions
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # one, or one a kind of layer
+    trained = [
+        kind.get("original_max_position_embeddings") or positions
+        for kind in kinds
+        if kind.get("rope_type") in FOLLOWING_THE_LONGEST
+    ]
+    return min((length for length in trained if length is not None), default=None)
+
+
+def most_over_ranks(value: int, sharded: bool, device: torch.device | str) -> int:
+    """The largest value of all ranks that forward together; this rank's own where each is by itself."""
+    if not sharded:
+        return value
+    largest = torch.tensor(value, device=device)
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 @contextmanager

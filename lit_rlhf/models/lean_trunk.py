@@ -24,9 +24,8 @@ from transformers.models.mistral import modeling_mistral
 from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
-from lit_rlhf.models import last_layer
 from lit_rlhf.models.key_value_store import NextTokenAttention
-from lit_rlhf.models.packed_linear import MOST_WEIGHTS, is_plain, packed_linear_maps, packed_map
+from lit_rlhf.models.packed_linear import MOST_WEIGHTS, is_altered, is_plain, packed_linear_maps, packed_map
 
 KNOWN = {
     LlamaModel: (modeling_llama.LlamaDecoderLayer, modeling_llama.LlamaAttention, modeling_llama.LlamaMLP),
@@ -99,18 +98,12 @@ def is_known(trunk: Any) -> bool:
     classes = {layer_class, attention_class, network_class, *NORMS}
     classes |= {type(trunk), type(trunk.rotary_emb), nn.ModuleList, nn.Embedding, nn.Linear, SiLUActivation}
     return (
-        all(type(part) in classes and not _is_altered(part) for part in trunk.modules())
+        all(type(part) in classes and not is_altered(part) for part in trunk.modules())
         and all(type(layer) is layer_class for layer in trunk.layers)
         and all(is_plain(weight) for weight in trunk.parameters())
         and 2 * trunk.rotary_emb.inv_freq.numel() == trunk.layers[0].self_attn.head_dim
         and _layer_weights(trunk) <= MOST_WEIGHTS
     )
-
-
-def _is_altered(part: nn.Module) -> bool:
-    """Whether it computes something else than its class says; the hooks that leave out what is not read do not."""
-    hooks = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
-    return "forward" in vars(part) or any(hook.__module__ != last_layer.__name__ for hook in hooks)
 
 
 class LeanTrunk:

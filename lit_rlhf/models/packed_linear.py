@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
+from lit_rlhf.models import last_layer
+
 FEWEST_WEIGHTS = 2**17
 """Smaller maps are in the cache whatever their layout, and oneDNN takes longer to begin."""
 MOST_WEIGHTS = 2**28
@@ -25,6 +27,12 @@ MOST_WEIGHTS = 2**28
 def is_plain(weight: Tensor) -> bool:
     """Whether it is a plain fp32 tensor on a CPU: not spread over ranks, not quantized."""
     return type(weight.data) is Tensor and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def is_altered(part: nn.Module) -> bool:
+    """Whether it computes something else than its class says; the hooks that leave out what is not read do not."""
+    hooks = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
+    return "forward" in vars(part) or any(hook.__module__ != last_layer.__name__ for hook in hooks)
 
 
 def pays_to_pack(weight: Tensor) -> bool:
@@ -54,7 +62,7 @@ def packed_linear_maps(parts: Iterable[nn.Module], most_weights: int = MOST_WEIG
     swapped: list[nn.Linear | Conv1D] = []
     try:
         for part in parts:
-            if type(part) not in (nn.Linear, Conv1D) or "forward" in vars(part):
+            if type(part) not in (nn.Linear, Conv1D) or is_altered(part):
                 continue
             weight: Tensor = part.weight.detach()  # type: ignore[operator]
             if not pays_to_pack(weight) or weight.numel() > most_weights:

@@ -3,8 +3,8 @@
 The row's segments are prompts and responses, end to end. A prompt's tokens look at their own segment, causally;
 a response's tokens look at their prompt, and causally at their own branch. So attention runs segment by segment
 through SDPA, and padding never exists; on a GPU it is one call of FlexAttention where the model's family takes
-it. It is registered with transformers' attention interface under one name; a call without `tree_segments`
-(decoding, for one) goes on to plain SDPA.
+it. It is registered with transformers' attention interface under one name; decoding attends over the
+keys and values that it has put away, and a call with neither goes on to plain SDPA.
 """
 
 from __future__ import annotations

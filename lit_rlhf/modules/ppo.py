@@ -96,8 +96,8 @@ class PPOModule(RolloutPhase):
             responses of the sum divided by `max_new_tokens` (Dr. GRPO). Of ``token`` level only.
         samples_per_prompt: responses drawn to each prompt.
         epochs: passes over a rollout (4, detail 20).
-        minibatch_size: responses an update, over all ranks and accumulation steps; those of a prompt stay together, so
-            that it is computed once for them.
+        minibatch_size: responses an update, over all ranks and accumulation steps. Those of a prompt stay together,
+            which is then computed once, as far as the parts are multiples of `samples_per_prompt`.
         max_new_tokens: response tokens at the most.
         temperature: logits are divided by it, in sampling and in every log-probability.
         max_cached_tokens: tokens whose keys and values each rank holds at once while it samples; what does not fit

@@ -10,7 +10,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,7 +82,7 @@ class RolloutLoader:
         else:
             self.module.on_rollout_start(iteration)
             self._experience, start = self.module.collect(self.prompts(iteration), iteration), 0
-            if self.module.trainer.global_step == 0:
+            if self.module.before_updates:
                 self.module.check_first_rollout(self._experience)
             self.module.on_rollout_end(self._experience)
         experience = self._experience
@@ -176,6 +176,12 @@ class RolloutLoader:
         """
         if state["experience"] is None:
             return
+        fields_then, fields_now = set(state["experience"]), {entry.name for entry in fields(Experience)}
+        if fields_then != fields_now:
+            raise ValueError(
+                "The checkpoint was saved inside an iteration by another version, whose experience has other fields ("
+                f"{', '.join(sorted(fields_then ^ fields_now))}). Start from one saved between iterations."
+            )
         then, now = state["plan"], self._fingerprint()
         changed = [name for name in now if then.get(name) != now[name]]
         if changed:

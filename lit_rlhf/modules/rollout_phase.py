@@ -65,6 +65,11 @@ class RolloutPhase(PolicyPhase):
         """Scores ``[N]`` of responses; NaN where the reward failed and is skipped. Meant to be overridden."""
         return score_completions(self.reward, completions, self.failed_rewards)
 
+    @property
+    def before_updates(self) -> bool:
+        """Whether nothing has been updated yet: what is drawn now is looked at more closely."""
+        return bool(self.trainer.global_step == 0)
+
     def draw_responses(self, rows: list[Row], iteration: int) -> Experience:
         """All ranks' responses to an iteration's prompts, scored, with what the networks say of them.
 
@@ -80,9 +85,8 @@ class RolloutPhase(PolicyPhase):
             local = error
         experience = join_ranks(local, self.trainer.world_size)
         refuse_if_all_failed(experience.failed)
-        if (
-            self.trainer.global_step > 0
-        ):  # the first rollout is looked at with all else that has to be true of it
+        # the first rollout is looked at with all else that has to be true of it; other settings differ by intent
+        if self.sampling.is_plain and not self.before_updates:
             agreement = sampler_agrees(experience, tolerance_of(str(self.trainer.precision)))
             if not agreement.holds:
                 raise ValueError(f"Not so: {agreement.name}; {agreement.explanation}")
@@ -117,8 +121,8 @@ class RolloutPhase(PolicyPhase):
                 self.encoder,
                 max(1, self.minibatch_size // shares),
                 self.device,
-                self.trainer.global_step == 0,
-                progress,
+                recompute=self.before_updates,
+                progress=progress,
             )
 
     def _report_progress(self, done: int, total: int) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_rlhf.data.lengths import sequence_tokens
 from lit_rlhf.data.tokenization import TextEncoder, TokenizationError, load_tokenizer
 from lit_rlhf.data.trees import join_branches, pack_trees
+from lit_rlhf.models.decoding import most_positions
 from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
@@ -50,10 +51,8 @@ class ModelReward(PartialReward):
         self.network = Frozen(scorer)
         self.encoder = TextEncoder(tokenizer)
         self.shares_ids = tokenizer.get_vocab() == policy_tokenizer.get_vocab()
-        config = scorer.trunk.config.get_text_config()
-        rotary = getattr(config, "rope_parameters", None) is not None
-        self.positions: int | None = None if rotary else getattr(config, "max_position_embeddings", None)
-        """Tokens that its table of positions holds; None where there is no table."""
+        self.positions = most_positions(scorer.trunk)
+        """Tokens that it reads at the most; None = any number."""
         self.batch_size = batch_size
         self.device: torch.device | str = "cpu"
 

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from lit_rlhf.models.actor_critic import ActorCritic
-from lit_rlhf.models.decoding import Feed
+from lit_rlhf.models.decoding import Feed, most_over_ranks
 from lit_rlhf.models.key_value_store import Buffers, PromptAttention
 from lit_rlhf.models.policy import NextTokens, PolicyNetwork
 from lit_rlhf.rollout.cuda_steps import COLUMNS_AT_A_TIME, StaticSteps, takes_static_steps
@@ -194,11 +193,7 @@ class Decoder:
 
     def _anyone(self, busy: bool) -> bool:
         """Whether this rank, or one that forwards together with it, has something to do."""
-        if not self.sharded:
-            return busy
-        flag = torch.tensor(int(busy), device=self.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag)
+        return bool(most_over_ranks(int(busy), self.sharded, self.device))
 
     def _keep_company(self) -> None:
         """A forward of one token that nobody reads: sharded weights are gathered by all ranks or by none."""

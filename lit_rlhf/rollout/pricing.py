@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.decoding import is_sharded, most_over_ranks
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.scorer import ScorerNetwork
 from lit_rlhf.models.value_head import ValueHead
@@ -62,8 +63,13 @@ def look_at(
         recompute: whether the training forward sees all responses in any case, and its numbers are taken.
     """
 
+    sharded = is_sharded(network)  # then all ranks run as many forwards, and come to one decision
+    starts = range(0, len(prompt_ids), batch_size)
+    count = most_over_ranks(len(starts), sharded, device)
+
     def in_batches() -> Iterator[tuple[slice, ResponseTrees]]:
-        for start in range(0, len(prompt_ids), batch_size):
+        for number in range(count):
+            start = starts[min(number, len(starts) - 1)]  # where others have more, the last one again
             part = slice(start, start + batch_size)
             yield part, sampled_trees(prompt_ids[part], sampled.response_ids[part]).to(device)
 
@@ -79,6 +85,7 @@ def look_at(
             if seen.values is not None:
                 seen_values[part] = _as_wide(seen.values, drawn)
             recompute = recompute or _apart(recomputed[part], drawn[part], trees) > AGREES
+            recompute = bool(most_over_ranks(int(recompute), sharded, device))
             if not recompute:
                 break
         reference_logprobs, own_values = torch.zeros_like(drawn), torch.zeros_like(drawn)

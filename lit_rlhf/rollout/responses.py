@@ -164,10 +164,11 @@ class Recorder:
         lengths = self.lengths.tolist()
         return SampledResponses(
             response_ids=[row[:n] for row, n in zip(self.tokens.tolist(), lengths, strict=True)],
-            logprobs=self.logprobs[:, :width],
-            entropy=self.entropy[:, :width],
+            # copies: a view would keep, and save, as many numbers as the longest response might have had
+            logprobs=self.logprobs[:, :width].clone(),
+            entropy=self.entropy[:, :width].clone(),
             truncated=~self.finished,
-            values=None if self.values is None else self.values[:, :width],
+            values=None if self.values is None else self.values[:, :width].clone(),
         )
 
     def _says_stop(self, responses: Tensor, lengths: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ def sample_responses(
     """Draw one response to each prompt.
 
     Equal prompts are computed once. A row leaves the batch once its response is over, so the longest does not keep
-    the others at work. What a response gets depends on its prompt and its key alone.
+    the others at work. What a response gets depends on its prompt and its key alone: in fp32 to the token, in bf16 up
+    to what rounding does to sums of other shapes. One thread at a time: the network's forwards are replaced meanwhile.
 
     Args:
         network: put into eval mode for the time, and restored. Sharded over ranks, all of them have to call.
@@ -108,7 +109,7 @@ def sample_responses(
 def _limits(
     prompts: list[list[int]], settings: SamplingSettings, given: list[int] | None, policy: PolicyNetwork
 ) -> list[int]:
-    """Most tokens of each response: the model's positions end a response too.
+    """Most tokens of each response: a table of positions ends a response too.
 
     Raises:
         ValueError: a prompt is empty, or leaves no position to predict from.
@@ -116,17 +117,26 @@ def _limits(
     positions = most_positions(policy.causal_lm)
     if given is not None and (len(given) != len(prompts) or min(given, default=1) < 1):
         raise ValueError(f"limits: expected 1 or more for each of {len(prompts)} prompts, found {given}.")
-    limits = []
+    limits, cut = [], 0
     for number, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"Prompt {number} is empty: nothing predicts its first token.")
         if positions is not None and len(prompt) > positions:
             raise ValueError(
-                f"Prompt {number}: expected at most {positions} tokens, the model's positions, found {len(prompt)}."
+                f"Prompt {number}: expected at most {positions} tokens, which the model can read, found {len(prompt)}."
             )
         limit = settings.max_new_tokens if given is None else min(given[number], settings.max_new_tokens)
         # the last token is drawn and not fed, so it needs no position
         limits.append(limit if positions is None else min(limit, positions - len(prompt) + 1))
+        cut += limits[-1] < limit
+    if cut:
+        log.warning(
+            "%d of %d responses may have fewer than %d tokens: the model reads %d at the most.",
+            cut,
+            len(prompts),
+            settings.max_new_tokens,
+            positions,
+        )
     return limits
 
 

@@ -375,7 +375,7 @@ class WithModel(Recorder):
     def __init__(self, tokenizer: Any, model: PreTrainedModel, new_tokens: int = 0) -> None:
         super().__init__(tokenizer)
         self.network = torch.nn.ModuleList([model])
-        self.sampling = SimpleNamespace(max_new_tokens=new_tokens)
+        self.sampling = SimpleNamespace(max_new_tokens=new_tokens, max_cached_tokens=None)
 
 
 def gpt2(positions: int) -> PreTrainedModel:
@@ -415,4 +415,9 @@ def test_prompts_are_held_against_positions_with_what_is_drawn_to_them(
     data.setup("fit")
     data.trainer.strategy._lightning_module = WithModel(tiny_tokenizer, gpt2(20), new_tokens=11)
     with pytest.raises(ValueError, match=r"20 positions, .*\(prompt 10, and 11 to be drawn\)"):
+        data.setup("fit")
+    module = WithModel(tiny_tokenizer, gpt2(20), new_tokens=10)
+    module.sampling.max_cached_tokens = 19
+    data.trainer.strategy._lightning_module = module
+    with pytest.raises(ValueError, match=r"model\.max_cached_tokens: 19 cannot hold 1 of 1 rows"):
         data.setup("fit")

@@ -7,7 +7,7 @@ import warnings
 import pytest
 from transformers import GPT2Config, LlamaConfig, MptConfig
 
-from lit_rlhf.data.lengths import check_budget, check_positions, sequence_tokens
+from lit_rlhf.data.lengths import check_budget, check_cached, check_positions, sequence_tokens
 from lit_rlhf.records import Tree
 
 GPT2 = GPT2Config(n_positions=8)
@@ -76,3 +76,12 @@ def test_a_model_without_positions_has_no_limit() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_positions([tree(3, 9000)], MptConfig())
+
+
+def test_a_prompt_has_to_fit_into_the_cached_tokens_with_what_is_drawn_to_it() -> None:
+    check_cached([tree(5), tree(30, 2)], 9, 4)  # a response that is given is not drawn
+    with pytest.raises(ValueError) as caught:
+        check_cached([tree(5), tree(6, name="long")], 9, 4, ["d.jsonl:1", "d.jsonl:2"])
+    said = str(caught.value)
+    assert said.startswith("model.max_cached_tokens: 9 cannot hold 1 of 2 rows: d.jsonl:2 with id long")
+    assert "Raise it to 10, or lower data.max_prompt_tokens or model.max_new_tokens" in said

@@ -8,6 +8,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForC
 from lit_rlhf.models.decoding import attending_to_trees, is_sharded, most_positions, why_not_decoding
 from lit_rlhf.models.key_value_store import Buffers, NextTokenAttention, Sharing
 from lit_rlhf.models.tree_attention import NAME
+from tests.conftest import make_llama, make_tokenizer
 from tests.models.families import FAMILIES, SIZES
 from tests.tabular import TablePolicy
 
@@ -17,7 +18,7 @@ def test_every_family_of_response_trees_decodes(family: str):
     model = FAMILIES[family]()
     assert why_not_decoding(model) is None
     assert not is_sharded(model)
-    assert most_positions(model) == model.config.max_position_embeddings
+    assert most_positions(model) == (model.config.n_positions if family == "gpt2" else None)
 
 
 def test_others_say_why_not():
@@ -27,6 +28,25 @@ def test_others_say_why_not():
     assert why_not_decoding(mamba) == "it carries a state from token to token"
     assert why_not_decoding(TablePolicy(torch.zeros(1, 3), 1)) == "it carries a state from token to token"
     assert most_positions(mamba) is None
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rotary_factors_that_follow_the_longest_sequence_of_a_batch_bound_the_positions(kind: str):
+    """Beyond, a response would depend on what shares its batch."""
+    model = make_llama(make_tokenizer())
+    model.config.rope_parameters = {"rope_type": kind, "original_max_position_embeddings": 40}
+    assert most_positions(model) == 40
+    model.config.rope_parameters = {
+        "full_attention": {"rope_type": kind},
+        "sliding_attention": {"rope_type": "default"},
+    }
+    assert most_positions(model) == model.config.max_position_embeddings
+
+
+def test_an_attention_of_the_models_own_is_not_replaced():
+    model = FAMILIES["llama"]()
+    model.set_attn_implementation("eager")
+    assert why_not_decoding(model) == "it attends through an implementation of its own"
 
 
 @pytest.mark.parametrize("numbers", [(0, 0), (None, 1)])

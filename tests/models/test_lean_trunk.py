@@ -180,7 +180,11 @@ def test_no_more_is_copied_than_allowed(tiny_llama, monkeypatch):
             found = replaced(tiny_llama)
         return ["model" in found, "lm_head" in found, "model.layers.0.mlp.up_proj" in found]
 
-    assert copied(layers + head) == [True, True, False]  # prompts are many rows, and take the model's own maps
+    assert copied(layers + head) == [
+        True,
+        True,
+        False,
+    ]  # prompts are many rows, and take the model's own maps
     assert copied(layers + head - 1) == [True, False, False]
     assert copied(layers - 1) == [False, True, True]
 

@@ -50,6 +50,14 @@ def test_autocast_and_other_dtypes_take_the_maps_own_forward():
             parts["biased"](hidden.bfloat16())
 
 
+def test_a_map_whose_weight_is_made_by_a_hook_stays_as_it_is():
+    """Its weight is another after every update, and only the hook knows."""
+    parts = maps()
+    parts["biased"].register_forward_pre_hook(lambda *_: None)
+    with packed_linear_maps(parts.modules()):
+        assert replaced(parts) == {"plain", "transposed"}
+
+
 def test_the_first_maps_are_copied_as_far_as_allowed():
     parts = maps()
     several = [parts["plain"], parts["biased"], parts["plain"], parts["transposed"]]

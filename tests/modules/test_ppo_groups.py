@@ -69,3 +69,16 @@ def test_a_small_difference_is_logged_and_not_trained_on(monkeypatch: pytest.Mon
     assert module.ratios == pytest.approx([1.0, 1.0], abs=1e-5)
     for numbers in module.numbers:
         assert numbers["rollout/logprob_difference"] == pytest.approx(5e-4, rel=0.05)
+
+
+def test_a_budget_of_cached_tokens_changes_no_response() -> None:
+    """Fourteen tokens hold two of sixteen rows: the others wait."""
+    rollouts = []
+    for budget in (None, 2 * 14):
+        module = make_module(max_cached_tokens=budget, samples_per_prompt=2)
+        fit(module)
+        rollouts.append(module.rollouts[0])
+    assert rollouts[0].response_ids == rollouts[1].response_ids
+    assert module.sampling.max_cached_tokens == 28
+    with pytest.raises(ValueError, match=r"model\.max_cached_tokens: expected more than 0"):
+        make_module(max_cached_tokens=0)

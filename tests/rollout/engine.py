@@ -113,9 +113,16 @@ def sample(
     )  # fmt: skip
 
 
+def has_table(model: PreTrainedModel) -> bool:
+    """Whether its positions are a table, which ends; rotary ones go on."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return positions is not None and getattr(model.config, "rope_parameters", None) is None
+
+
 def generated(model: PreTrainedModel, prompt: list[int], max_new_tokens: int, **settings: Any) -> list[int]:
     """What transformers' generate gives to one prompt alone."""
-    max_new_tokens = min(max_new_tokens, POSITIONS - len(prompt) + 1)
+    if has_table(model):
+        max_new_tokens = min(max_new_tokens, POSITIONS - len(prompt) + 1)
     if "min_new_tokens" in settings:
         settings["min_new_tokens"] = min(settings["min_new_tokens"], max_new_tokens)
     config = GenerationConfig(

@@ -24,7 +24,7 @@ def test_a_prompt_longer_than_the_model_is_refused():
     with pytest.raises(
         ValueError, match=f"Prompt 2: expected at most {POSITIONS} tokens.*found {POSITIONS + 1}"
     ):
-        sample(network_of(), [[5], [6], long])
+        sample(network_of("gpt2"), [[5], [6], long])
 
 
 @pytest.mark.parametrize("samples", [1, 3])

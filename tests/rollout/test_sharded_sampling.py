@@ -1,6 +1,7 @@
 """Ranks that share out the weights sample together, each its own prompts, and none hangs the others."""
 
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.decoding import is_sharded
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.value_head import ValueHead
+from lit_rlhf.rollout.pricing import look_at
 from tests.distributed import run_distributed
 from tests.models.families import SIZES
 from tests.rollout.engine import EOS, PROMPTS, keys_for, sample, small_llama
@@ -96,3 +98,32 @@ def test_generate_is_refused_where_ranks_share_out_the_weights():
     for (message,) in run_distributed(refused_by_shards, 2):
         assert "Gemma2ForCausalLM samples with generate (it caps attention logits)" in message
         assert "Keep whole weights on each rank" in message
+
+
+def priced_by_shards(shares: list[list[int]], off: float) -> tuple[np.ndarray, np.ndarray]:
+    """This rank's share of responses, of which the second rank's log-probabilities are said to be `off`."""
+    signal.alarm(60)
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    try:
+        network, reference = actor_critic(), actor_critic()
+        rank = torch.distributed.get_rank()
+        prompts = [ROWS[number] for number in shares[rank]]
+        sampled = sample(network, prompts, keys_for(len(ROWS))[shares[rank]], **SETTINGS)
+        drawn = sampled.logprobs != 0
+        sampled = replace(sampled, logprobs=sampled.logprobs + rank * off * drawn)
+        fully_shard(network, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (2,)))
+        looks = look_at(network, reference, prompts, sampled, 0.9, 2, "cpu", recompute=False)
+        return looks.old_logprobs.numpy(), looks.recomputed_logprobs.numpy()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("off", [0.0, 0.01])
+def test_ranks_price_together_whatever_each_has_drawn(off: float):
+    """Three batches and one; what one rank has to compute anew, all do."""
+    shares = [list(range(5)), [7, 8]]
+    single = sample(actor_critic(), ROWS, **SETTINGS)
+    for share, (old, again) in zip(shares, run_distributed(priced_by_shards, 2, shares, off), strict=True):
+        assert np.allclose(old, single.logprobs[share, : old.shape[1]], atol=1e-5)
+        assert np.isnan(again).any() == (off == 0 and len(share) > 2)
