@@ -115,13 +115,26 @@ def show(conversation: Conversation, answer: Answer) -> None:
     """End the answer's line, and say what there is to say of it."""
     write("\n")
     settings = conversation.policy.settings
-    if answer.stopped:
-        tell("(stopped)" if answer.text else "(stopped before a word: the turn was taken back)")
+    if answer.stopped and not answer.text:
+        what = "the answer before it stays" if conversation.attempt else "the turn was taken back"
+        tell(f"(stopped before a word: {what})")
+    elif answer.stopped:
+        tell("(stopped)")
     elif answer.at_positions:
         more = "" if conversation.is_plain else ": /reset begins a new conversation"
         tell(f"(cut off at the model's {conversation.policy.positions} positions{more})")
     elif not answer.ended:
         tell(f"(cut off at {settings.max_new_tokens} tokens: --max-new-tokens)")
+    elif not answer.text:
+        tell("(an empty answer: it ended at once)")
+    trained = conversation.policy.trained_positions
+    if trained is not None and answer.tokens > trained and not conversation.was_told_of_length:
+        conversation.was_told_of_length = True
+        more = "" if conversation.is_plain else "; /reset begins a new conversation"
+        tell(
+            f"(warning: with this answer there are {answer.tokens} tokens, and the model was trained on {trained} "
+            f"positions: they are rotary, so it goes on past them{more})"
+        )
     if answer.scores:
         best, *others = ["none, too long" if value is None else f"{value:.3f}" for value in answer.scores]
         tell(f"(best of {len(answer.scores)}: score {best}; the others from {others[0]} to {others[-1]})")

@@ -36,6 +36,8 @@ class Answer:
     """Somebody stopped it."""
     at_positions: bool = False
     """It was cut off where the model's positions end."""
+    tokens: int = 0
+    """Of the prompt, with what was drawn: the longest of several."""
     scores: list[float | None] = field(default_factory=list)
     """Of all that were drawn, best first, where the best of several was chosen."""
 
@@ -78,6 +80,7 @@ class Conversation:
         """Begin anew, behind the system's turn."""
         self.turns: list[Message] = list(self.opening)
         self.attempt = 0
+        self.was_told_of_length = False
 
     def ask(self, text: str, write: Callable[[str], None]) -> Answer:
         """Answer `text`, handing every new part of the answer to `write`.
@@ -137,9 +140,10 @@ class Conversation:
         try:
             sampled = self.policy.draw([ids], keys, on_tokens=lambda _, tokens: stream.add(tokens[0]))
         except KeyboardInterrupt:
-            return Answer(stream.finish(), ended=False, stopped=True)
+            return Answer(stream.finish(), ended=False, stopped=True, tokens=len(ids) + stream.tokens)
         ended = not bool(sampled.truncated[0])
-        return Answer(stream.finish(), ended, at_positions=not ended and self._is_at_positions(ids))
+        at_positions = not ended and self._is_at_positions(ids)
+        return Answer(stream.finish(), ended, at_positions=at_positions, tokens=len(ids) + stream.tokens)
 
     def _best(
         self, judge: Judge, prompt: Prompt, ids: list[int], keys: Tensor, write: Callable[[str], None]
@@ -159,9 +163,9 @@ class Conversation:
             raise TurnError(f"the reward model's chat template refuses these turns: {error}") from None
         write(best[0].text)
         ended = best[0].finished
-        return Answer(
-            best[0].text, ended, at_positions=not ended and self._is_at_positions(ids), scores=scores
-        )
+        at_positions = not ended and self._is_at_positions(ids)
+        tokens = len(ids) + max(map(len, sampled.response_ids))
+        return Answer(best[0].text, ended, at_positions=at_positions, tokens=tokens, scores=scores)
 
     def _is_at_positions(self, ids: list[int]) -> bool:
         """Whether it is the positions, and not the settings, that limit a response."""
@@ -203,8 +207,8 @@ def ending_turns(policy: Policy) -> SamplingSettings:
     if not closing or closing.startswith(encoder.tokenizer.eos_token):
         return settings
     ids = encoder.token_ids(closing)
-    if len(ids) == 1:
-        return replace(settings, stop_token_ids=(*settings.stop_token_ids, *ids))
+    if not encoder.decode(ids):  # special, so no text in which a string could be found
+        return replace(settings, stop_token_ids=(*settings.stop_token_ids, ids[-1]))
     return replace(settings, stop_strings=(*settings.stop_strings, closing))
 
 

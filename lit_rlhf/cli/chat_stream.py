@@ -27,6 +27,11 @@ class TextStream:
         self._ids: list[int] = []
         self._shown = ""
 
+    @property
+    def tokens(self) -> int:
+        """How many were drawn."""
+        return len(self._ids)
+
     def add(self, token: int) -> None:
         """One more token was drawn."""
         self._ids.append(token)

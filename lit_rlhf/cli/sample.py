@@ -27,8 +27,8 @@ def main(argv: Sequence[str]) -> None:
 
     try:
         run_guarded("sample", lambda: sample_files(arguments, settings))
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; what was drawn so far is kept beside {arguments.out}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("\n" + "; ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
         print(f"go on with: {shlex.join(['lit-rlhf', 'sample', *argv])}", file=sys.stderr)
         raise SystemExit(130) from None
 

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lit_rlhf import __version__
 from lit_rlhf.cli.row_progress import RowProgress
@@ -24,7 +24,7 @@ from lit_rlhf.cli.sample_rows import (
     told_by,
     written_row,
 )
-from lit_rlhf.cli.score_lines import json_line, part_of, read_lines
+from lit_rlhf.cli.score_lines import appending, json_line, part_of, read_lines
 from lit_rlhf.cli.score_reading import Rows, named, say
 from lit_rlhf.models.fingerprint import fingerprint_of_stored
 from lit_rlhf.models.loading import resolve_model_name
@@ -54,9 +54,12 @@ def sample_files(arguments: argparse.Namespace, settings: SamplingSettings) -> N
         judge.check_prompts(read.rows)
     sampling = provenance(arguments, model, policy.settings)
     out = Path(arguments.out)
-    part = part_of(out, sampling_key(sampling, arguments.k, trees, read), "model, settings or rows")
-    told = draw_rows(arguments, policy, judge, read, trees, sampling, part)
-    os.replace(part, out)
+    key = sampling_key(arguments.model, sampling, arguments.k, trees, read)
+    part = part_of(out, key, "model (or spelling of it), settings or rows")
+    with appending(part, "drawn") as file:
+        told = read_lines(part, len(trees), told_by, "sampled")
+        draw_rows(arguments, policy, judge, read, trees, sampling, file, told)
+        os.replace(part, out)
     for line in summary(out, told, arguments, settings):
         say(line)
 
@@ -68,9 +71,10 @@ def draw_rows(
     read: Rows,
     trees: Sequence[Tree],
     sampling: Mapping[str, Any],
-    part: Path,
-) -> list[Told]:
-    """Write the rows that `part` does not hold yet behind those that it does; what is told of them all.
+    file: TextIO,
+    told: list[Told],
+) -> None:
+    """Write the rows that `file` does not hold yet behind those that it does.
 
     Args:
         arguments: of the command.
@@ -79,16 +83,16 @@ def draw_rows(
         read: the prompts' rows.
         trees: the same in tokens.
         sampling: provenance, of every row.
-        part: the file.
+        file: of the rows.
+        told: what is told of the rows that it holds; that of the others is put behind it.
     """
-    told = read_lines(part, len(trees), told_by, "sampled")
     if told:
         say(f"{len(told)} of {len(trees)} rows are there already")
     wanted = arguments.best_of or arguments.k
     tries = wanted if judge is not None else TRIES * wanted
     prompts = [tree.prompt_ids for tree in trees]
     progress = RowProgress("sampling", len(trees) * wanted, len(told) * wanted, unit="response")
-    with progress, open(part, "a", encoding="utf-8") as file:
+    with progress:
         for rows in windows(len(told), len(trees), wanted):
             drawn = draw_different(policy, prompts, rows, wanted, tries, arguments.seed, progress.advance)
             scores: Sequence[Sequence[float | None] | None] = [None] * len(rows)
@@ -102,43 +106,43 @@ def draw_rows(
                 unscored = sum(value is None for value in said or ())
                 told.append(Told(len(some), sum(not one.finished for one in some), unscored))
             file.flush()
-    return told
 
 
 def check_lengths(trees: Sequence[Tree], rows: Sequence[Row], policy: Policy) -> None:
-    """Refuse prompts that the model has too few positions for; name those that leave little room for a response.
+    """Refuse prompts that the model cannot read; name those that it has little room behind, or no training for.
 
     Raises:
         ValueError: with the places of the first ones.
     """
-    positions, most, cached = (
-        policy.positions,
-        policy.settings.max_new_tokens,
-        policy.settings.max_cached_tokens,
-    )
-    needed = max(len(tree.prompt_ids) for tree in trees) + most
+    positions, most = policy.positions, policy.settings.max_new_tokens
+    cached, trained = policy.settings.max_cached_tokens, policy.trained_positions
+    lengths = [len(tree.prompt_ids) for tree in trees]
+    needed = max(lengths) + most
     if cached is not None and cached < needed:
         raise ValueError(
             f"--max-cached-tokens: expected at least {needed}, the longest prompt with its response, found {cached}."
         )
-    if positions is None:
+    limit = positions or trained
+    if limit is None:
         return
-    over = [row.place for row, tree in zip(rows, trees, strict=True) if len(tree.prompt_ids) > positions]
-    if over:
+    over = [row.place for row, length in zip(rows, lengths, strict=True) if length > limit]
+    if over and positions:
         raise ValueError(
             f"{len(over)} of {len(rows)} prompts are longer than the model's {positions} positions ({named(over)}): "
             "shorten them or take them out; none is cut or left out here."
         )
     # the last token is drawn and not fed, so it needs no position
-    tight = [
-        row.place
-        for row, tree in zip(rows, trees, strict=True)
-        if len(tree.prompt_ids) + most > positions + 1
-    ]
-    if tight:
+    tight = [row.place for row, length in zip(rows, lengths, strict=True) if length + most > limit + 1]
+    if tight and positions:
         say(
             f"{len(tight)} of {len(rows)} prompts leave room for fewer than {most} tokens in the model's {positions} "
             f"positions ({named(tight)}): their responses are cut off there"
+        )
+    elif tight:
+        say(
+            f"warning: {len(tight)} of {len(rows)} prompts, {len(over)} of them by themselves, may run with {most} new "
+            f"tokens past the {trained} positions that the model was trained on ({named(tight)}): they are rotary, so "
+            "it goes on there"
         )
 
 
@@ -159,9 +163,9 @@ def provenance(arguments: argparse.Namespace, model: str, settings: SamplingSett
     return said
 
 
-def sampling_key(sampling: Mapping[str, Any], k: int, trees: Sequence[Tree], read: Rows) -> str:
-    """64 hex digits that change with whatever the written rows depend on."""
-    digest = hashlib.sha256(json.dumps([sampling, k]).encode())
+def sampling_key(source: str, sampling: Mapping[str, Any], k: int, trees: Sequence[Tree], read: Rows) -> str:
+    """64 hex digits that change with whatever the written rows depend on, the spelling of the model among it."""
+    digest = hashlib.sha256(json.dumps([source, sampling, k]).encode())
     digest.update(rows_fingerprint(trees).encode())
     for row, fields in zip(read.rows, read.fields, strict=True):
         digest.update(json_line({"place": row.place, **kept_fields(fields)}).encode())

@@ -11,6 +11,8 @@ from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.rollout.settings import SamplingSettings
 
 LARGEST_SEED = 2**63 - 1
+LARGEST_BIAS = 1e9
+"""Of a logit; beyond it sums of two are soon infinite in fp32."""
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
@@ -168,6 +170,9 @@ def bias_of(text: str) -> tuple[int, float]:
         found = int(name), float(number)
     except ValueError:
         refuse(f"--logit-bias {text}: expected ID=X, a token id and a number, such as 15=-2.5.")
-    if found[0] < 0 or math.isnan(found[1]) or found[1] == math.inf:
-        refuse(f"--logit-bias {text}: expected an id of 0 or more, and a finite number or -inf.")
+    if found[0] < 0 or not (abs(found[1]) <= LARGEST_BIAS or found[1] == -math.inf):
+        refuse(
+            f"--logit-bias {text}: expected an id of 0 or more, and a number from {-LARGEST_BIAS:g} to "
+            f"{LARGEST_BIAS:g}, or -inf."
+        )
     return found

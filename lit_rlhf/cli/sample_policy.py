@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -33,8 +34,14 @@ class Policy:
 
     @property
     def positions(self) -> int | None:
-        """Tokens that the model was made for; None for no limit."""
+        """Tokens that the model can read; None for no limit."""
         return most_positions(self.network.causal_lm)
+
+    @property
+    def trained_positions(self) -> int | None:
+        """Tokens past which the model goes on without having been trained there; None where it does not."""
+        config = self.network.causal_lm.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) if self.positions is None else None
 
     def draw(
         self,
@@ -48,6 +55,9 @@ class Policy:
         if settings.max_cached_tokens is None:
             needed = max(map(len, prompts), default=0) + settings.max_new_tokens
             settings = replace(settings, max_cached_tokens=max(CACHED_TOKENS, needed))
+        limits, positions = None, self.positions
+        if positions is not None:  # the commands tell what is cut off there, in their own words
+            limits = [min(settings.max_new_tokens, max(1, positions - len(one) + 1)) for one in prompts]
         return sample_responses(
             self.network,
             prompts,
@@ -58,6 +68,7 @@ class Policy:
             decode=self.encoder.decode,
             progress=progress,
             on_tokens=on_tokens,
+            limits=limits,
         )
 
 
@@ -68,7 +79,8 @@ def load_policy(model: str, encoder: TextEncoder, settings: SamplingSettings, de
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it is no language model, an id is not in its vocabulary, or there is no such device.
+        ValueError: it is no language model, an id is not in its vocabulary, every id is forbidden, or there is no such
+            device.
     """
     where = choose_device(device)
     network = PolicyNetwork(load_causal_lm(model)).to(where)
@@ -82,6 +94,14 @@ def load_policy(model: str, encoder: TextEncoder, settings: SamplingSettings, de
     own = network.causal_lm.generation_config.eos_token_id
     ends = [number for number in ([own] if isinstance(own, int) else own or []) if number < vocabulary]
     stops = {*settings.stop_token_ids, *ends} - {encoder.eos_token_id}
+    forbidden = {number for number, value in (settings.logit_bias or {}).items() if value == -math.inf}
+    if settings.min_new_tokens:
+        forbidden |= {*stops, encoder.eos_token_id} & set(range(vocabulary))
+    if len(forbidden) == vocabulary:
+        raise ValueError(
+            f"--logit-bias: expected at least one token that can be drawn, found all {vocabulary} of the model's "
+            "vocabulary forbidden by -inf" + (" or --min-new-tokens." if settings.min_new_tokens else ".")
+        )
     return Policy(network, encoder, replace(settings, stop_token_ids=tuple(sorted(stops))), where)
 
 

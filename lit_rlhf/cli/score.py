@@ -20,8 +20,8 @@ def main(argv: Sequence[str]) -> None:
 
     try:
         run_guarded("score", lambda: score_files(arguments))
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; what was scored so far is kept beside {arguments.out}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("\n" + "; ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
         print(f"go on with: {shlex.join(['lit-rlhf', 'score', *argv])}", file=sys.stderr)
         raise SystemExit(130) from None
 

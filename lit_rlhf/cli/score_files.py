@@ -44,10 +44,10 @@ def score_files(arguments: argparse.Namespace) -> None:
         report_on_rows(rows, trees, found, training, arguments.model, arguments.files, folder)
         each = scores_of_each(read.rows, rows, found)
         write_lines(out, with_scores(read.fields, each))
-    except Exception:
+    except BaseException:
         print(f"what was scored is kept in {part}; the same command goes on from there", file=sys.stderr)
         raise
-    part.unlink()
+    part.unlink(missing_ok=True)  # where the same command ran twice
     for line in summary(out, read.fields, each):
         say(line)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from glob import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 Line = TypeVar("Line")
 
@@ -71,6 +72,50 @@ def part_of(out: Path, key: str, other: str) -> Path:
     return part
 
 
+@contextmanager
+def appending(part: Path, done: str) -> Iterator[TextIO]:
+    """The file of a pass, open to write behind what it holds, by one process at a time; none is left if it is empty.
+
+    Args:
+        part: the file; its folder is made.
+        done: what is done to the rows, such as ``sampled``: an interrupt then says what of it is kept.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with open(part, "a", encoding="utf-8") as file:
+        hold(file, part)
+        try:
+            yield file
+        except KeyboardInterrupt:
+            file.flush()
+            kept = os.fstat(file.fileno()).st_size
+            said = f"what was {done} so far is kept in {part}" if kept else f"nothing was {done} yet"
+            raise KeyboardInterrupt(said) from None
+        finally:
+            file.flush()
+            if not os.fstat(file.fileno()).st_size:
+                part.unlink(missing_ok=True)
+
+
+def hold(file: TextIO, part: Path) -> None:
+    """Keep other processes from writing `file` too, until it is closed.
+
+    Raises:
+        ValueError: another one has it, or has just finished it.
+    """
+    busy = f"{part}: another run of the same command is writing it. Wait for it, or give another --out."
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(busy) from None
+    except OSError:
+        return  # a file system without locks
+    if not part.exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
+        raise ValueError(busy)  # renamed or removed between the opening and the lock
+
+
 def read_part(part: Path, rows: int) -> list[RowScores]:
     """The scores that an interrupted pass has left; see :func:`read_lines`."""
     return read_lines(part, rows, _parse, "scored")
@@ -82,13 +127,12 @@ def read_lines(part: Path, rows: int, parse: Callable[[bytes], Line | None], don
     From there on the file is cut off, so that the next line is written behind a whole one, and that is said.
 
     Args:
-        part: the file; where there is none, its folder is made.
+        part: the file; where there is none, nothing is left.
         rows: lines that are wanted at the most.
         parse: what a line says; None where it is no such line.
         done: what is done again to the rows behind, for the message.
     """
     if not part.exists():
-        part.parent.mkdir(parents=True, exist_ok=True)
         return []
     content = part.read_bytes()
     known: list[Line] = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.cli.row_progress import RowProgress
-from lit_rlhf.cli.score_lines import RowScores, read_part
+from lit_rlhf.cli.score_lines import RowScores, appending, read_part
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.components import disagreement
 from lit_rlhf.models.fingerprint import fingerprint_of_stored
@@ -75,11 +75,14 @@ def score_rows(
 
     Raises:
         FloatingPointError: a score is not finite.
+        ValueError: another process writes `part`.
     """
-    known = read_part(part, len(trees))
     fitting = [without_too_long(tree, network) for tree in trees]
     network.to(device).eval()
-    with RowProgress(what, len(trees), len(known)) as progress, open(part, "a", encoding="utf-8") as file:
+    with (
+        appending(part, "scored") as file,
+        RowProgress(what, len(trees), len(known := read_part(part, len(trees)))) as progress,
+    ):
         for window in windows(trees, max_tokens, len(known)):
             found: dict[int, RowScores] = {}
             for batch in window:

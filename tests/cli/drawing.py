@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lit_rlhf.models.loading import load_causal_lm
 from lit_rlhf.models.policy import PolicyNetwork
@@ -45,5 +46,18 @@ class OneByOne:
 def save_policy(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **changes: object) -> Path:
     """A folder with a random model of these changes."""
     make_llama(tokenizer, seed, **changes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_policy_with_table(folder: Path, tokenizer: PreTrainedTokenizerFast, positions: int) -> Path:
+    """A folder with a random GPT-2, whose table of positions ends."""
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=positions, **ends
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

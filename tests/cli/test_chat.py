@@ -18,9 +18,9 @@ from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.data.trees import pack_trees, plant_tree
 from lit_rlhf.models.scorer import load_scorer
 from lit_rlhf.records import Row
-from tests.cli.drawing import OneByOne, save_policy
+from tests.cli.drawing import OneByOne, save_policy, save_policy_with_table
 from tests.cli.test_sample_best import export_reward
-from tests.conftest import make_llama
+from tests.conftest import make_llama, make_tokenizer
 
 LENGTH = ["--max-new-tokens", "8"]
 
@@ -125,14 +125,58 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(
     assert "(stopped before a word: the turn was taken back)\n(stopped)\n" in said
 
 
-def test_what_the_positions_end(talk: Talk, tiny_model_dir: Path) -> None:
+def test_ctrl_c_on_another_answer_keeps_the_one_before(
+    talk: Talk, tiny_model_dir: Path, engine: OneByOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = "user: hello\nassistant: "
+    first = answer(engine, prompt, 0, 0, 0, 0)
+    second = answer(engine, f"{prompt}{first}<|eos|>\nuser: b\nassistant: ", 0, 1, 0, 0)
+    draw, turns = Policy.draw, []
+
+    def interrupted(self: Policy, *arguments: Any, on_tokens: Any) -> Any:
+        turns.append(None)
+        if len(turns) == 2:
+            raise KeyboardInterrupt
+        return draw(self, *arguments, on_tokens=on_tokens)
+
+    monkeypatch.setattr(Policy, "draw", interrupted)
+    out, said = talk(tiny_model_dir, ["hello", "/regenerate", "b"], *LENGTH)
+    assert out == f"{first}\n\n{second}\n"
+    assert "(stopped before a word: the answer before it stays)\n" in said and "taken back" not in said
+
+
+def test_what_the_positions_end(
+    talk: Talk, tiny_model_dir: Path, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
     never = ["--min-new-tokens", "60", "--max-new-tokens", "60"]
-    _, said = talk(tiny_model_dir, ["q" * 200, "b", "q" * 300, "/reset", "b"], *never)
+    table = save_policy_with_table(tmp_path / "m", tiny_tokenizer, 256)
+    _, said = talk(table, ["q" * 200, "b", "q" * 300, "/reset", "b"], *never)
     assert "(cut off at the model's 256 positions: /reset begins a new conversation)" in said
     assert said.count("and the model has 256 positions. The turn was taken back; /reset begins a new") == 2
     assert "(a new conversation)\n(cut off at 60 tokens: --max-new-tokens)" in said
+    assert "trained on" not in said and "may have fewer" not in said
     _, said = talk(tiny_model_dir, ["b"], *LENGTH, "--max-cached-tokens", "20")
     assert "tokens, and --max-cached-tokens is 20. The turn was taken back." in said
+
+
+def test_rotary_positions_go_on_with_one_warning_a_conversation(
+    talk: Talk, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    folder = save_policy(tmp_path / "m", tiny_tokenizer, max_position_embeddings=64)
+    engine = OneByOne(folder, tiny_tokenizer)
+    prompt = f"user: {'q' * 60}\nassistant: "
+    first = answer(engine, prompt, 0, 0, 0, 0, min_new_tokens=8)
+    second = answer(engine, f"{prompt}{first}<|eos|>\nuser: b\nassistant: ", 0, 1, 0, 0, min_new_tokens=8)
+    lines = ["q" * 60, "b", "/reset", "b", "/reset", "q" * 60]
+    out, said = talk(folder, lines, *LENGTH, "--min-new-tokens", "8")
+    assert out.startswith(f"{first}\n{second}\n")
+    tokens = len(tiny_tokenizer(prompt, add_special_tokens=False)["input_ids"]) + 8
+    warning = (
+        f"(warning: with this answer there are {tokens} tokens, and the model was trained on 64 positions: they are "
+        "rotary, so it goes on past them; /reset begins a new conversation)"
+    )
+    assert said.count("(warning: ") == said.count(warning) == 2
+    assert said.index(warning) < said.index("(a new conversation)") < said.rindex(warning)
 
 
 def test_a_model_without_a_template_continues_each_line(
@@ -179,25 +223,33 @@ def test_a_turn_that_the_template_refuses_is_taken_back(talk: Talk, tiny_model_d
     assert out.count("\n") >= 1
 
 
-def test_a_turn_that_the_template_closes_otherwise_ends_there(
-    talk: Talk, tiny_model_dir: Path, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """ChatML's end is text for this tokenizer: it must not be shown, nor stand twice in the next prompt."""
-    letters = [*tiny_tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]]
+@pytest.mark.parametrize("end", ["several tokens", "an ordinary token", "a special token"])
+def test_a_turn_that_the_template_closes_otherwise_ends_there(talk: Talk, tmp_path: Path, end: str) -> None:
+    """ChatML's end must not be shown, nor stand twice in the next prompt, whatever it is for the tokenizer."""
+    tokenizer = make_tokenizer()
+    if end == "an ordinary token":
+        tokenizer.add_tokens(["<|im_end|>"])
+    elif end == "a special token":
+        tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_end|>"]})
+    letters = [*tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]]
+    assert (len(letters) > 1) == (end == "several tokens")
+    folder = save_policy(tmp_path / "m", tokenizer)
     prompts: list[str] = []
 
     def says_the_end(
         self: Policy, given: list[list[int]], keys: Any, progress: Any = None, on_tokens: Any = None
     ) -> Any:
-        prompts.append(tiny_tokenizer.decode(given[0]))
-        assert "<|im_end|>" in self.settings.stop_strings
-        for token in [*tiny_tokenizer("hi")["input_ids"], *letters]:
+        prompts.append(tokenizer.decode(given[0]))
+        by_string = end != "a special token"
+        assert ("<|im_end|>" in self.settings.stop_strings) == by_string
+        assert (letters[-1] in self.settings.stop_token_ids) != by_string
+        for token in [*tokenizer("hi")["input_ids"], *letters]:
             on_tokens([0], [token])
         return type("Sampled", (), {"truncated": torch.tensor([False])})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Policy, "draw", says_the_end)
-        out, _ = talk(tiny_model_dir, ["a", "b"], "--chat-template", "chatml")
+        out, _ = talk(folder, ["a", "b"], "--chat-template", "chatml")
     assert out == "hi\nhi\n"
     assert prompts[1].count("<|im_end|>") == 3  # a, hi, b
     assert "assistant\nhi<|im_end|>\n" in prompts[1]
@@ -241,3 +293,4 @@ def test_a_model_that_ends_at_once_says_nothing(
     folder = save_policy(tmp_path / "m", tiny_tokenizer)
     out, said = talk(folder, ["a", "b"], "--logit-bias", f"{tiny_tokenizer.eos_token_id}=99")
     assert out == "\n\n" and "cut off" not in said and "error" not in said
+    assert said.count("(an empty answer: it ended at once)\n") == 2

@@ -15,7 +15,7 @@ from lit_rlhf.cli.main import main
 from lit_rlhf.cli.row_progress import RowProgress
 from lit_rlhf.data.files import read_rows
 from lit_rlhf.models.fingerprint import fingerprint_of_stored
-from tests.cli.drawing import OneByOne, save_policy
+from tests.cli.drawing import OneByOne, save_policy, save_policy_with_table
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "the soup", "id": "first", "topic": "ü", "level": 3},
@@ -170,27 +170,49 @@ def test_judgements_of_other_responses_are_not_kept(
 
 
 def test_prompts_are_refused_or_named_by_their_length(
-    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"prompt": "q" * length} for length in (10, 255, 256, 247, 248)]  # and a BOS
     write("a.jsonl", rows)
-    model, options = (
-        str(tiny_model_dir),
-        ["--prompts", "a.jsonl", "--out", "o.jsonl", "--max-new-tokens", "9"],
-    )
+    model = str(save_policy_with_table(tmp_path / "m", tiny_tokenizer, 256))
+    options = ["--prompts", "a.jsonl", "--out", "o.jsonl", "--max-new-tokens", "9"]
     assert (
         "error: 1 of 5 prompts are longer than the model's 256 positions (a.jsonl:3): shorten them or take them out"
         in refusal(capsys, model, *options, code=1)
     )
     write("a.jsonl", [row for row in rows if len(row["prompt"]) != 256])
     main(["sample", model, *options, "--min-new-tokens", "9"])
+    said = capsys.readouterr()
     assert (
         "2 of 4 prompts leave room for fewer than 9 tokens in the model's 256 positions (a.jsonl:2, a.jsonl:4)"
-        in capsys.readouterr().out
+        in said.out
     )
+    assert "trained on" not in said.out and "may have fewer" not in said.err  # it is said once
     assert "expected at least 265, the longest prompt with its response, found 264." in refusal(
         capsys, model, *options[:2], "--out", "p.jsonl", *options[4:], "--max-cached-tokens", "264", code=1
     )
+
+
+def test_rotary_positions_go_on_with_a_warning(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_policy(tmp_path / "m", tiny_tokenizer, max_position_embeddings=32)
+    write("a.jsonl", [{"prompt": "q" * length} for length in (10, 31, 32, 23, 24)])  # and a BOS
+    argv = ["sample", str(folder), "--prompts", "a.jsonl", "--max-new-tokens", "9", "--min-new-tokens", "9"]
+    main([*argv, "--out", "o.jsonl"])
+    said = capsys.readouterr().out
+    assert said.count("warning") == 1
+    assert (
+        "warning: 3 of 5 prompts, 1 of them by themselves, may run with 9 new tokens past the 32 positions that the "
+        "model was trained on (a.jsonl:2, a.jsonl:3, a.jsonl:5): they are rotary, so it goes on there\n"
+    ) in said
+    engine = OneByOne(folder, tiny_tokenizer)
+    for number, row in enumerate(read("o.jsonl")):
+        ids = engine.ids(engine.prompt(row["prompt"]), 0, number, 0, max_new_tokens=9, min_new_tokens=9)
+        assert len(ids) == 9
+        assert row["responses"] == [tiny_tokenizer.decode([i for i in ids if i not in engine.hidden])]
+    main([*argv, "--out", "p.jsonl", "--limit", "1"])
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_limit_takes_the_first_prompts(tiny_model_dir: Path) -> None:

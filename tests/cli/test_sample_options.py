@@ -58,7 +58,12 @@ def test_every_setting_has_an_option() -> None:
         (["--min-new-tokens", "65"], "--min-new-tokens: expected at most --max-new-tokens (64), found 65."),
         (["--stop", ""], "--stop: expected texts, found an empty one"),
         (["--logit-bias", "5"], "--logit-bias 5: expected ID=X, a token id and a number, such as 15=-2.5."),
-        (["--logit-bias", "5=inf"], "--logit-bias 5=inf: expected an id of 0 or more, and a finite number or -inf."),
+        (
+            ["--logit-bias", "5=inf"],
+            "--logit-bias 5=inf: expected an id of 0 or more, and a number from -1e+09 to 1e+09, or -inf.",
+        ),
+        (["--logit-bias", "5=nan"], "--logit-bias 5=nan: expected an id of 0 or more, and a number from"),
+        (["--logit-bias", "5=-1e39"], "--logit-bias 5=-1e39: expected an id of 0 or more, and a number from"),
         (["--logit-bias=-1=2"], "--logit-bias -1=2: expected an id of 0 or more"),
         (["--seed", "-1"], "--seed: expected 0 to "),
         (["--best-of", "4"], "--best-of: nothing says which is best.\nGive --reward DIR too"),
@@ -105,6 +110,31 @@ def test_what_only_the_model_can_tell(
     argv = ["sample", model, "--prompts", "a.jsonl", "--out", "o.jsonl", *words]
     assert expected in refusal(capsys, *argv, code=1)
     assert not list(Path().glob("o.jsonl*"))
+
+
+def test_some_token_has_to_be_left(
+    tiny_model_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size, end = len(tiny_tokenizer), tiny_tokenizer.eos_token_id
+    argv = [
+        "sample",
+        str(tiny_model_dir),
+        "--prompts",
+        "a.jsonl",
+        "--out",
+        "o.jsonl",
+        "--max-new-tokens",
+        "2",
+    ]
+    no_word = [f"--logit-bias={number}=-inf" for number in range(size) if number != end]
+    forbidden = (
+        f"--logit-bias: expected at least one token that can be drawn, found all {size} of the model's"
+    )
+    assert forbidden in refusal(capsys, *argv, *no_word, f"--logit-bias={end}=-inf", code=1)
+    said = refusal(capsys, *argv, *no_word, "--min-new-tokens", "1", code=1)
+    assert forbidden in said and "forbidden by -inf or --min-new-tokens." in said
+    main([*argv, *no_word])
+    assert json.loads(Path("o.jsonl").read_text())["responses"] == [""]
 
 
 def test_rows_that_cannot_be_read_are_named(

@@ -157,6 +157,24 @@ def test_probabilities_are_the_networks_own(tiny_tokenizer: PreTrainedTokenizerF
             assert found == pytest.approx(((heads[1] - heads[0]).sigmoid() * weights).sum().item(), abs=1e-5)
 
 
+def test_two_of_the_same_command_do_not_write_one_file(
+    reward_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(reward_dir), write("a.jsonl", ROWS[:1]), "--out", "o.jsonl"]
+    score_batch, said = scoring.score_batch, []
+
+    def twice(*arguments: Any) -> Any:
+        if not said:
+            said.append("")
+            said.append(refusal(capsys, *argv, code=1))
+        return score_batch(*arguments)
+
+    monkeypatch.setattr(scoring, "score_batch", twice)
+    main(["score", *argv])
+    assert ".part: another run of the same command is writing it" in said[1]
+    assert len(read("o.jsonl")) == 1
+
+
 def test_a_stopped_run_goes_on_where_it_was(
     reward_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +197,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert f"go on with: lit-rlhf score {reward_dir} a.jsonl --max-tokens 12 --out o.jsonl" in said
     assert not Path("o.jsonl").exists()
     (part,) = Path().glob("o.jsonl.*.part")
+    assert f"interrupted; what was scored so far is kept in {part}\n" in said
     kept = len(part.read_text().splitlines())
     assert 0 < kept <= 13
     with open(part, "a") as file:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
-from lit_rlhf.cli.score_lines import RowScores, json_line, read_part, write_lines
+from lit_rlhf.cli.score_lines import RowScores, appending, json_line, read_part, write_lines
 
 LINE = '{"scores": [1.0, null], "disagreement": [0.0, null], "probability": []}\n'
 
@@ -65,8 +67,48 @@ def test_a_broken_line_ends_what_is_kept(
 
 
 def test_whole_parts_are_read_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    part = tmp_path / "deep" / "p.part"
-    assert read_part(part, 3) == [] and part.parent.is_dir()
+    part = tmp_path / "p.part"
+    assert read_part(part, 3) == []
     part.write_text(LINE * 3)
     assert len(read_part(part, 3)) == 3 and len(read_part(part, 2)) == 2
     assert part.read_text() == LINE * 3 and capsys.readouterr().err == ""
+
+
+def test_a_part_is_written_by_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / "deep" / "p.part"
+    with appending(part, "scored") as file:
+        with pytest.raises(ValueError, match="part: another run of the same command is writing it"):
+            appending(part, "scored").__enter__()
+        file.write(LINE)
+    with appending(part, "scored") as file:
+        file.write(LINE)
+    assert part.read_text() == LINE * 2
+    lock = fcntl.flock
+
+    def finished_meanwhile(file: IO[str], how: int) -> None:
+        part.rename(tmp_path / "o.jsonl")
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
+    with pytest.raises(ValueError, match="another run of the same command"):
+        appending(part, "scored").__enter__()
+    assert (tmp_path / "o.jsonl").read_text() == LINE * 2
+
+    def no_locks(file: IO[str], how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with appending(part, "scored") as file:
+        file.write(LINE)
+    assert part.read_text() == LINE
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("", "nothing was scored yet"), (LINE, "what was scored so far is kept in ")]
+)
+def test_an_interrupt_says_what_is_kept(line: str, said: str, tmp_path: Path) -> None:
+    part = tmp_path / "p.part"
+    with pytest.raises(KeyboardInterrupt, match=said), appending(part, "scored") as file:
+        file.write(line)
+        raise KeyboardInterrupt
+    assert part.exists() == bool(line)
