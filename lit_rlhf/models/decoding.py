@@ -69,7 +69,9 @@ def why_not_decoding(causal_lm: PreTrainedModel) -> str | None:
     """What keeps the model from decoding over our own keys and values; None if nothing does."""
     reason = why_not_trees(causal_lm)
     config = causal_lm.config.get_text_config()
-    if reason is None and config._attn_implementation == "eager":  # asked for, and it may compute something of its own
+    if (
+        reason is None and config._attn_implementation == "eager"
+    ):  # asked for, and it may compute something of its own
         return "it attends through an implementation of its own"
     if reason is None and getattr(config, "num_kv_shared_layers", None):
         return "its layers share keys and values"
