@@ -58,6 +58,11 @@ class Meter:
             torch.cuda.synchronize()
         self._ends.append(time.perf_counter() if self.cuda else time.process_time())
 
+    @property
+    def steps(self) -> int:
+        """That are over, the warm-up included."""
+        return len(self._ends)
+
     def measured(self, **facts: object) -> Measured:
         """What was found; the first `warm` steps only start the clock.
 

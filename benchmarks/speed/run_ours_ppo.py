@@ -15,9 +15,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.speed import rows as random_rows
-from benchmarks.speed.job import JSON, Job
+from benchmarks.speed.iterations import Iterations
+from benchmarks.speed.job import Job
 from benchmarks.speed.lengths import response_limits
-from benchmarks.speed.meter import Meter, Stopwatch, described, response_lengths
+from benchmarks.speed.meter import described
 from benchmarks.speed.run_ours import quiet
 from lit_rlhf.modules.ppo import PPOModule
 from lit_rlhf.records import Experience, Row
@@ -28,52 +29,46 @@ KL_COEF = 0.05
 
 
 class Watch(Callback):
-    """Tells the meter of each rollout and each iteration's end, and counts the updates.
+    """Tells of each rollout and each iteration's end.
 
     Args:
-        meter: the clock.
-        stopwatch: what the time goes into.
+        seen: told.
     """
 
-    def __init__(self, meter: Meter, stopwatch: Stopwatch) -> None:
-        self.meter, self.stopwatch = meter, stopwatch
-        self.lengths: list[list[int]] = []
-        self.first_kl: float | None = None
-        self.iterations = 0
+    def __init__(self, seen: Iterations) -> None:
+        self.seen = seen
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        self.stopwatch.watch(trainer.optimizers[0], "step", "optimizer")
+        self.seen.stopwatch.watch(trainer.optimizers[0], "step", "optimizer")
 
     def rollout(self, experience: Experience) -> None:
         """A rollout is over."""
         lengths = experience.response_mask.sum(1).tolist()
-        self.lengths.append(lengths)
-        self.meter.batch(sum(lengths), sum(lengths))
-        if self.first_kl is None:
-            mask = experience.response_mask
-            gap = experience.old_logprobs - experience.reference_logprobs
-            self.first_kl = float(gap[mask].sum() / len(lengths))
+        self.seen.rollout(lengths, sum(lengths))
+        mask = experience.response_mask
+        gap = experience.old_logprobs - experience.reference_logprobs
+        self.seen.kl(float(gap[mask].sum() / len(lengths)))
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
-        self.meter.step()
-        self.iterations += 1
-        if self.iterations == self.meter.job.warm:
-            self.stopwatch.start_over()
+        self.seen.over()
 
 
 def main() -> None:
     """Run the job that stands on the command line and print what was measured."""
     job = Job.from_arguments()
-    meter, stopwatch = Meter(job), Stopwatch(job.device)
+    seen = Iterations(job)
     with tempfile.TemporaryDirectory() as folder:
         module = make_module(job, Path(folder))
-        watch = Watch(meter, stopwatch)
+        watch = Watch(seen)
         watch_parts(module, watch)
         trainer = make_trainer(job, watch, Path(folder))
         trainer.fit(module, train_dataloaders=module.rollout_loader(make_rows(job), batch_size=job.batch))
-        measured = meter.measured(**facts(job, module, trainer, watch))
-        measured.facts["parts"] = stopwatch.shares(measured.seconds)
-        measured.report()
+        network: Any = module.network
+        seen.report(
+            optimizer=described(trainer.optimizers[0]),
+            attention=network.policy.causal_lm.config._attn_implementation,
+            updates=trainer.global_step,
+        )
 
 
 def make_rows(job: Job) -> list[Row]:
@@ -130,7 +125,7 @@ def make_trainer(job: Job, watch: Watch, folder: Path) -> L.Trainer:
 
 def watch_parts(module: PPOModule, watch: Watch) -> None:
     """Let the stopwatch see the parts of an iteration, the callback each rollout, and the sampler the lengths."""
-    stopwatch, limits = watch.stopwatch, iter(response_limits(watch.meter.job))
+    stopwatch, limits = watch.seen.stopwatch, iter(response_limits(watch.seen.job))
     sample: Callable[..., SampledResponses] = collect.sample_responses
 
     def limited(*arguments: Any, **more: Any) -> SampledResponses:
@@ -148,19 +143,6 @@ def watch_parts(module: PPOModule, watch: Watch) -> None:
         on_rollout_end(experience)
 
     module.on_rollout_end = told  # type: ignore[method-assign]
-
-
-def facts(job: Job, module: PPOModule, trainer: L.Trainer, watch: Watch) -> JSON:
-    """What the numbers need beside them."""
-    network: Any = module.network
-    return {
-        "optimizer": described(trainer.optimizers[0]),
-        "attention": network.policy.causal_lm.config._attn_implementation,
-        "prompts": job.batch * job.steps,
-        "updates": trainer.global_step,
-        "first_kl": watch.first_kl,
-        "response_lengths": response_lengths(watch.lengths[job.warm :]),
-    }
 
 
 if __name__ == "__main__":

@@ -14,42 +14,30 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found, unused-ignore]  # see above
 
 from benchmarks.speed import rows as random_rows
+from benchmarks.speed.iterations import Iterations
 from benchmarks.speed.job import Job
 from benchmarks.speed.lengths import keep_to, response_limits
-from benchmarks.speed.meter import Meter, Stopwatch, described, response_lengths
+from benchmarks.speed.meter import described
 
 KL_COEF = 0.05
 
 
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Tells the meter of each rollout and each iteration's end.
+    """Tells of the KL and of each iteration's end.
 
     Args:
-        meter: the clock.
-        stopwatch: what the time goes into.
+        seen: told.
     """
 
-    def __init__(self, meter: Meter, stopwatch: Stopwatch) -> None:
-        self.meter, self.stopwatch = meter, stopwatch
-        self.lengths: list[list[int]] = []
-        self.first_kl: float | None = None
-        self.iterations = 0
-
-    def rollout(self, responses: list[list[int]]) -> None:
-        """Responses were generated, all in rows as wide as the longest."""
-        lengths = [len(ids) for ids in responses]
-        self.lengths.append(lengths)
-        self.meter.batch(sum(lengths), len(lengths) * max(lengths))
+    def __init__(self, seen: Iterations) -> None:
+        self.seen = seen
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
-        if self.first_kl is None and "kl" in logs:
-            self.first_kl = logs["kl"]
+        if "kl" in logs:
+            self.seen.kl(logs["kl"])
 
     def on_step_end(self, *arguments: Any, **more: Any) -> None:
-        self.meter.step()
-        self.iterations += 1
-        if self.iterations == self.meter.job.warm:
-            self.stopwatch.start_over()
+        self.seen.over()
 
 
 def main() -> None:
@@ -58,22 +46,16 @@ def main() -> None:
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
     job = Job.from_arguments()
-    meter, stopwatch = Meter(job), Stopwatch(job.device)
-    watch = Watch(meter, stopwatch)
+    seen = Iterations(job)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(job, folder, watch)
-        watch_parts(trainer, watch)
+        trainer = make_trainer(job, folder, Watch(seen))
+        watch_parts(trainer, seen)
         trainer.train()
-    measured = meter.measured(
+    seen.report(
         optimizer=described(trainer.optimizer),
         attention=trainer.model.config._attn_implementation,
-        prompts=job.batch * job.steps,
         updates=trainer.state.global_step,
-        first_kl=watch.first_kl,
-        response_lengths=response_lengths(watch.lengths[job.warm :]),
     )
-    measured.facts["parts"] = stopwatch.shares(measured.seconds)
-    measured.report()
 
 
 def make_trainer(job: Job, folder: str, watch: Watch) -> Any:
@@ -119,20 +101,21 @@ def make_trainer(job: Job, folder: str, watch: Watch) -> Any:
     )
 
 
-def watch_parts(trainer: Any, watch: Watch) -> None:
-    """Let the stopwatch see the parts of an iteration, and the callback each rollout."""
-    stopwatch, limits = watch.stopwatch, iter(response_limits(watch.meter.job))
+def watch_parts(trainer: Any, seen: Iterations) -> None:
+    """Let the stopwatch see the parts of an iteration, and tell of each rollout, in rows as wide as the longest."""
+    stopwatch, limits = seen.stopwatch, iter(response_limits(seen.job))
     stopwatch.watch(trainer, "_generate_single_turn", "sampling")
     generate = trainer._generate_single_turn
 
     def told(prompt_ids: list[list[int]], *arguments: Any, **more: Any) -> Any:
-        if any(len(ids) != watch.meter.job.prompt for ids in prompt_ids):
+        if any(len(ids) != seen.job.prompt for ids in prompt_ids):
             raise RuntimeError(
-                f"expected prompts of {watch.meter.job.prompt} tokens, found {list(map(len, prompt_ids))}"
+                f"expected prompts of {seen.job.prompt} tokens, found {list(map(len, prompt_ids))}"
             )
         padded, *further = generate(prompt_ids, *arguments, **more)
         responses = [row[:length] for row, length in zip(padded, next(limits), strict=True)]
-        watch.rollout(responses)
+        lengths = list(map(len, responses))
+        seen.rollout(lengths, len(lengths) * max(lengths))
         return responses, *further
 
     trainer._generate_single_turn = told

@@ -20,42 +20,30 @@ from transformers import TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer  # type: ignore[import-not-found, unused-ignore]
 
 from benchmarks.speed import rows as random_rows
+from benchmarks.speed.iterations import Iterations
 from benchmarks.speed.job import Job
 from benchmarks.speed.lengths import keep_to
-from benchmarks.speed.meter import Meter, Stopwatch, described, response_lengths
+from benchmarks.speed.meter import described
 
 KL_COEF = 0.05
 
 
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Tells the meter of each rollout and each iteration's end.
+    """Tells of the KL and of each iteration's end.
 
     Args:
-        meter: the clock.
-        stopwatch: what the time goes into.
+        seen: told.
     """
 
-    def __init__(self, meter: Meter, stopwatch: Stopwatch) -> None:
-        self.meter, self.stopwatch = meter, stopwatch
-        self.lengths: list[list[int]] = []
-        self.first_kl: float | None = None
-        self.iterations = 0
-
-    def rollout(self, responses: torch.Tensor) -> None:
-        """Responses were generated, padded to the longest."""
-        lengths = (responses != random_rows.PAD).sum(1).tolist()
-        self.lengths.append(lengths)
-        self.meter.batch(sum(lengths), responses.numel())
+    def __init__(self, seen: Iterations) -> None:
+        self.seen = seen
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
-        if self.first_kl is None and "objective/kl" in logs:
-            self.first_kl = logs["objective/kl"]
+        if "objective/kl" in logs:
+            self.seen.kl(logs["objective/kl"])
 
     def on_step_end(self, *arguments: Any, **more: Any) -> None:
-        self.meter.step()
-        self.iterations += 1
-        if self.iterations == self.meter.job.warm:
-            self.stopwatch.start_over()
+        self.seen.over()
 
 
 def main() -> None:
@@ -64,10 +52,9 @@ def main() -> None:
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
     job = Job.from_arguments()
-    meter, stopwatch = Meter(job), Stopwatch(job.device)
-    watch = Watch(meter, stopwatch)
+    seen = Iterations(job)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(job, folder, watch)
+        trainer = make_trainer(job, folder, Watch(seen))
         updates = 0
 
         def count(*arguments: Any) -> None:
@@ -75,18 +62,13 @@ def main() -> None:
             updates += 1
 
         trainer.optimizer.optimizer.register_step_post_hook(count)
-        watch_parts(trainer, watch)
+        watch_parts(trainer, seen)
         trainer.train()
-    measured = meter.measured(
+    seen.report(
         optimizer=described(trainer.optimizer),
         attention=trainer.policy_model.config._attn_implementation,
-        prompts=job.batch * job.steps,
         updates=updates,
-        first_kl=watch.first_kl,
-        response_lengths=response_lengths(watch.lengths[job.warm :]),
     )
-    measured.facts["parts"] = stopwatch.shares(measured.seconds)
-    measured.report()
 
 
 def make_trainer(job: Job, folder: str, watch: Watch) -> Any:
@@ -142,15 +124,16 @@ def make_trainer(job: Job, folder: str, watch: Watch) -> Any:
     )
 
 
-def watch_parts(trainer: Any, watch: Watch) -> None:
-    """Let the stopwatch see the parts of an iteration, and the callback each rollout."""
-    stopwatch = watch.stopwatch
+def watch_parts(trainer: Any, seen: Iterations) -> None:
+    """Let the stopwatch see the parts of an iteration, and tell of each rollout, padded to the longest."""
+    stopwatch = seen.stopwatch
     stopwatch.watch(ppo, "batch_generation", "sampling")
     generate = ppo.batch_generation
 
     def told(model: Any, queries: torch.Tensor, *arguments: Any) -> Any:
         generated = generate(model, queries, *arguments)
-        watch.rollout(generated[0][:, queries.shape[1] :])
+        responses = generated[0][:, queries.shape[1] :]
+        seen.rollout((responses != random_rows.PAD).sum(1).tolist(), responses.numel())
         return generated
 
     ppo.batch_generation = told
