@@ -140,7 +140,7 @@ def test_whitened_advantages_weigh_a_kl_in_the_loss_by_their_deviation() -> None
         weighed = deviation(optimum(weighed))
     assert weighed == pytest.approx(0.54, abs=0.02)
     assert exact_kl(reached, optimum(weighed)).item() < 2e-3
-    assert exact_kl(reached, optimum(1.0)).item() > 0.1
+    assert exact_kl(reached, optimum(1.0)).item() > 0.08
     # At β = 0.5 there is no such β', and no leash: π* would be at 0.73 nats.
     assert all(0.5 * deviation(optimum(number / 100)) < number / 100 for number in range(2, 200))
     assert exact_kl(bandit(iterations=40, **settings), REFERENCE).item() > 1.5
