@@ -87,6 +87,7 @@ class Rows:
             buffers, holders = self.prompt_buffers, first_prompt + torch.arange(len(prompts))
             buffers.grow(int(lengths.max()))
             self.prompt_lengths += lengths.tolist()
+            self._see(0)  # there are more rows, which may move before their first token is fed
         else:
             # the first of a prompt's rows; the others get copies
             buffers, holders = self.buffers, first + counts.cumsum(0) - counts

@@ -136,3 +136,17 @@ def test_keys_fix_the_draws_whatever_waits():
         for budget in (None, 60, 28)
     ]
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("budget", [100, 200, 400, 1000])
+def test_rows_that_end_at_once_make_room_for_others_of_shared_prompts(budget: int):
+    """New rows join others that are under way, and some of them have no second token."""
+    network = small_llama()
+    with torch.no_grad():
+        network.causal_lm.lm_head.weight[EOS] *= 6
+    prompts = [[number, number % 7 + 5] for number in range(20, 60) for _ in range(4)]
+    free = sample(network, prompts, max_new_tokens=40)
+    lengths = [len(response) for response in free.response_ids]
+    assert min(lengths) == 1 and max(lengths) > 20
+    held = sample(network, prompts, max_new_tokens=40, max_cached_tokens=budget)
+    assert held.response_ids == free.response_ids
