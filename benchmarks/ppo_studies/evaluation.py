@@ -92,7 +92,9 @@ class Evaluator:
         prompts = [self.prompt_ids[place] for place in places]
         keys = counter_key(*counters, torch.arange(count))
         with evaluating(policy):
-            sampled = sample_responses(policy, prompts, self.settings, keys, self.encoder.eos_token_id)
+            sampled = sample_responses(
+                policy, prompts, self.settings, keys, self.encoder.eos_token_id, with_entropy=True
+            )
         texts = [self.encoder.decode(ids) for ids in sampled.response_ids]
         finished = (~sampled.truncated).tolist()
         mask = torch.arange(sampled.logprobs.shape[1]) < torch.tensor(

@@ -276,8 +276,8 @@ class PPOModule(RolloutPhase):
         for name in ("critic_warmup", "critic_learning_rate"):
             if getattr(self, name) and not self.credit.wants_critic:
                 raise ValueError(
-                    f"model.{name}: {advantage} has no critic. Leave it out, or take model.advantage gae, or reinforce "
-                    "with model.baseline value."
+                    f"model.{name}: {advantage} has no critic. Leave it out (--model.{name} null where a config gives "
+                    "it), or take model.advantage gae, or reinforce with model.baseline value."
                 )
         if self.shaping is not None and self.shaping.overlong_buffer > self.sampling.max_new_tokens:
             raise ValueError(

@@ -116,7 +116,7 @@ def collect_rollout(
         recomputed_logprobs=looks.recomputed_logprobs,
         reference_logprobs=looks.reference_logprobs,
         values=looks.values,
-        entropy=sampled.entropy.cpu(),
+        entropy=sampled.entropy.cpu(),  # type: ignore[union-attr]  # it was asked for
         scores=scores.nan_to_num(0.0),
         shaped_scores=scores.nan_to_num(0.0),
         gold_scores=gold_scores,

@@ -27,8 +27,8 @@ class SampledResponses:
     """With the EOS, or what else ended it, as the last."""
     logprobs: Tensor
     """Grid ``[N, R]``: of each token under the distribution it was drawn from."""
-    entropy: Tensor
-    """Grid ``[N, R]``: of that distribution, in nats; 0 where it was not asked for."""
+    entropy: Tensor | None
+    """Grid ``[N, R]``: of that distribution, in nats; None where it was not asked for."""
     truncated: Tensor
     """Bool ``[N]``: the limit came before an end."""
     values: Tensor | None = None
@@ -166,7 +166,7 @@ class Recorder:
             response_ids=[row[:n] for row, n in zip(self.tokens.tolist(), lengths, strict=True)],
             # copies: a view would keep, and save, as many numbers as the longest response might have had
             logprobs=self.logprobs[:, :width].clone(),
-            entropy=self.entropy[:, :width].clone(),
+            entropy=self.entropy[:, :width].clone() if self.with_entropy else None,
             truncated=~self.finished,
             values=None if self.values is None else self.values[:, :width].clone(),
         )

@@ -37,7 +37,11 @@ def sample_responses(
     limits: list[int] | None = None,
     with_entropy: bool = False,
 ) -> SampledResponses:
-    """Draw one response to each prompt.
+    """Draw one response to each prompt::
+
+        network = PolicyNetwork(AutoModelForCausalLM.from_pretrained("model"))  # of lit_rlhf.models.policy
+        keys = counter_key(0, torch.arange(len(prompts)))  # of lit_rlhf.ops.noise
+        sample_responses(network, prompts, SamplingSettings(top_p=0.9), keys, tokenizer.eos_token_id)
 
     Equal prompts are computed once. A row leaves the batch once its response is over, so the longest does not keep
     the others at work. What a response gets depends on its prompt and its key alone: in fp32 to the token, in bf16 up
@@ -57,7 +61,8 @@ def sample_responses(
         with_entropy: whether the entropy of each token's distribution is kept.
 
     Raises:
-        ValueError: a prompt is empty or longer than the model, or a setting does not go with the model.
+        ValueError: a prompt is empty, longer than the model's table of positions, or holds an id that the model has
+            not; or a setting does not go with the model. Rotary positions go on past what they were trained on.
         NotImplementedError: the model is sharded, and only ``generate`` can decode it.
         FloatingPointError: the model's logits are not finite.
     """
@@ -118,9 +123,13 @@ def _limits(
     if given is not None and (len(given) != len(prompts) or min(given, default=1) < 1):
         raise ValueError(f"limits: expected 1 or more for each of {len(prompts)} prompts, found {given}.")
     limits, cut = [], 0
+    ids = policy.causal_lm.get_output_embeddings().weight.shape[0]
     for number, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"Prompt {number} is empty: nothing predicts its first token.")
+        if not 0 <= min(prompt) <= max(prompt) < ids:
+            wrong = next(token for token in prompt if not 0 <= token < ids)
+            raise ValueError(f"Prompt {number}: expected ids from 0 to {ids - 1}, found {wrong}.")
         if positions is not None and len(prompt) > positions:
             raise ValueError(
                 f"Prompt {number}: expected at most {positions} tokens, which the model can read, found {len(prompt)}."

@@ -122,3 +122,9 @@ def test_only_settings_that_change_the_distribution_are_not_plain():
     ]
     assert [SamplingSettings(**given).is_plain for given in plain] == [True] * len(plain)
     assert [SamplingSettings(**given).is_plain for given in changed] == [False] * len(changed)
+
+
+@pytest.mark.parametrize("wrong", [-1, 320])
+def test_an_id_that_the_model_has_not_is_refused(wrong: int):
+    with pytest.raises(ValueError, match=f"Prompt 1: expected ids from 0 to 319, found {wrong}"):
+        sample(network_of(), [[5], [6, wrong]])
