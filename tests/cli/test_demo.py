@@ -54,6 +54,7 @@ def test_a_run_leaves_report_picture_and_logs_and_a_second_one_goes_on(tiny, tmp
         assert list((out / "runs" / run / "tensorboard").glob("events.*"))
         assert (out / "runs" / run / "export" / "model.safetensors").exists()
     assert abs(report["reward"]["reference_mean"]) < 1e-4
+    assert report["ppo_no_kl"]["entropy"] > 0.1  # nats a token
     assert "Gold reward and grammar" in capsys.readouterr().out
 
     # interrupted: the last stage's result is gone, its checkpoint and everything before it is there
