@@ -151,6 +151,7 @@ def fine_tune(run: Path, model: Path, data: dict[str, Path], rows: int, seed: in
 
 def learn_reward(run: Path, model: Path, data: dict[str, Path], rows: int, seed: int) -> float:
     """What is better, from noisy comparisons, one epoch; demonstrations average 0."""
+    torch.manual_seed(seed)  # of the new head, whatever was drawn before
     module = RewardModule(
         str(model),
         references=str(data["validation_demonstrations"]),
