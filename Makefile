@@ -36,7 +36,7 @@ format: install  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install bench-envs  ## speed and memory against TRL and generate: about two hours; goes on where it was stopped
+bench: install bench-envs  ## speed and memory against TRL and generate: takes hours; goes on where it was stopped
 	for name in overhead preference reward sft rollout ppo; do \
 		$(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json || exit 1; \
 	done

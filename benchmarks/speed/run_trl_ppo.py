@@ -5,18 +5,14 @@ TRL's own defaults (gradient checkpointing, bf16) are slower on a CPU and are sw
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
 from dataclasses import replace
 from typing import Any
 
-import datasets
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  # imported now, so that it is not weighed later
 import trl.experimental.ppo.ppo_trainer as ppo  # type: ignore[import-not-found, unused-ignore]  # see above
 from datasets import Dataset
-from transformers import TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer  # type: ignore[import-not-found, unused-ignore]
 
 from benchmarks.speed import rows as random_rows
@@ -24,37 +20,18 @@ from benchmarks.speed.iterations import Iterations
 from benchmarks.speed.job import Job
 from benchmarks.speed.lengths import keep_to
 from benchmarks.speed.meter import described
+from benchmarks.speed.watch_trl import Watch, quiet
 
 KL_COEF = 0.05
 
 
-class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Tells of the KL and of each iteration's end.
-
-    Args:
-        seen: told.
-    """
-
-    def __init__(self, seen: Iterations) -> None:
-        self.seen = seen
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
-        if "objective/kl" in logs:
-            self.seen.kl(logs["objective/kl"])
-
-    def on_step_end(self, *arguments: Any, **more: Any) -> None:
-        self.seen.over()
-
-
 def main() -> None:
     """Run the job that stands on the command line and print what was measured."""
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    datasets.disable_progress_bars()
+    quiet()
     job = Job.from_arguments()
     seen = Iterations(job)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(job, folder, Watch(seen))
+        trainer = make_trainer(job, folder, Watch(seen, "objective/kl"))
         updates = 0
 
         def count(*arguments: Any) -> None:
