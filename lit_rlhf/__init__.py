@@ -17,17 +17,21 @@ _HOMES = {
     "PairDataModule": "lit_rlhf.data.datamodules",
     "RankingDataModule": "lit_rlhf.data.datamodules",
     "PromptDataModule": "lit_rlhf.data.datamodules",
+    "FSDP2Strategy": "lit_rlhf.strategies.fsdp2",
+    "deferred_weights": "lit_rlhf.models.deferred_weights",
 }
 
 __all__ = [
     "DPOModule",
     "DemonstrationDataModule",
+    "FSDP2Strategy",
     "PPOModule",
     "PairDataModule",
     "PromptDataModule",
     "RankingDataModule",
     "RewardModule",
     "SFTModule",
+    "deferred_weights",
 ]
 
 if TYPE_CHECKING:
@@ -37,10 +41,12 @@ if TYPE_CHECKING:
         PromptDataModule,
         RankingDataModule,
     )
+    from lit_rlhf.models.deferred_weights import deferred_weights
     from lit_rlhf.modules.dpo import DPOModule
     from lit_rlhf.modules.ppo import PPOModule
     from lit_rlhf.modules.reward import RewardModule
     from lit_rlhf.modules.sft import SFTModule
+    from lit_rlhf.strategies.fsdp2 import FSDP2Strategy
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,8 @@ class ExportAtEnd(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not on_train_end: a finished run that is continued trains nothing, yet its export may be missing.
         target = Path(trainer.default_root_dir) / self.directory
-        if trainer.is_global_zero:  # the ranks hold the same weights, and one folder
+        # ranks hold the same weights, and there is one folder; where each holds a part of them, all take part
+        if trainer.is_global_zero or getattr(pl_module, "is_sharded", False):
             export: Any = pl_module.export
             export(target)
         trainer.strategy.barrier("exported")

@@ -93,7 +93,7 @@ def load_module(checkpoint: Path, class_name: str | None, model: str | None) -> 
     if not (class_name or recorded):
         refuse(
             f"{checkpoint} does not say which module wrote it: it was not made by `lit-rlhf fit`.",
-            f"Give --module, one of {', '.join(n for n in lit_rlhf.__all__ if not n.endswith('DataModule'))}",
+            f"Give --module, one of {', '.join(n for n in lit_rlhf.__all__ if n.endswith('Module') and 'Data' not in n)}",
         )
     given = model or arguments.get("model")
     changes = {"model": model} if model else {}

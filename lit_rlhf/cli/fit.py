@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from lit_rlhf.cli.run_folder import (
     tensorboard,
     this_rank,
 )
+from lit_rlhf.models.deferred_weights import deferred_weights
 
 
 class CommandLine(LightningCLI):
@@ -112,6 +114,14 @@ class CommandLine(LightningCLI):
         config.ckpt_path = self.checkpoint
         verb = "continuing" if self.command == "fit" else "reading"
         say(f"run folder: {self.run_folder}" + (f", {verb} {self.checkpoint}" if self.checkpoint else ""))
+
+    def instantiate_classes(self) -> None:
+        """The objects of the config; where ranks are to hold parts of the weights, none reads all of them."""
+        strategy = self.config[self.command].trainer.strategy
+        named = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", "")
+        spreads = named.rsplit(".", 1)[-1].lower() in ("fsdp2", "fsdp2strategy")
+        with deferred_weights() if spreads else nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer of the config, with the run folder, our callbacks beside the user's, and safe checkpoints."""

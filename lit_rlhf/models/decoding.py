@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from lit_rlhf.models.flex_attention import BlockMasks, Segment, takes_flex
@@ -125,8 +124,3 @@ def attending_to_trees(causal_lm: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = usual
-
-
-def is_sharded(network: nn.Module) -> bool:
-    """Whether a forward gathers weights from other ranks, so that all of them must run it together."""
-    return any(isinstance(parameter, DTensor) for parameter in network.parameters())

@@ -8,13 +8,14 @@ NAMES = ("ln_f", "norm", "final_layernorm", "final_layer_norm")
 """What trunks call their final norm, in the families of transformers."""
 
 
+def final_norm(trunk: nn.Module) -> nn.Module | None:
+    """The norm behind the last layer; None where it goes by no known name."""
+    return next((norm for name in NAMES if isinstance(norm := getattr(trunk, name, None), nn.Module)), None)
+
+
 def final_norm_bias(trunk: nn.Module) -> Tensor | None:
     """The bias of the norm behind the last layer; None where it has none."""
-    for name in NAMES:
-        norm = getattr(trunk, name, None)
-        if norm is not None:
-            return getattr(norm, "bias", None)
-    return None
+    return getattr(final_norm(trunk), "bias", None)
 
 
 def fold_bias(trunk: nn.Module, weight: Tensor, bias: Tensor) -> bool:

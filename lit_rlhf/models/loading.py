@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lit_rlhf.models.deferred_weights import open_without_weights
 from lit_rlhf.models.reading import Attention, choose_attention
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -83,9 +84,16 @@ def load_causal_lm(model: str | nn.Module, attention: Attention = "auto") -> Pre
             f"model {model!r} is a reward model (its config.json names a SequenceClassification architecture): "
             "it has no language-model head. Give the folder of a policy, such as the export of an SFT run."
         )
-    # fp32 master weights whatever the folder's dtype; from_pretrained returns eval mode, and Lightning keeps it.
-    loaded = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    return choose_attention(check_output_head(loaded.train()), attention)
+    return choose_attention(check_output_head(_open(AutoModelForCausalLM, name)), attention)
+
+
+def _open(auto_class: Any, name: str) -> PreTrainedModel:
+    loaded: PreTrainedModel | None = open_without_weights(auto_class, name)
+    if loaded is None:
+        # fp32 master weights whatever the folder's dtype
+        loaded = auto_class.from_pretrained(name, dtype=torch.float32)
+    # from_pretrained returns eval mode, and Lightning keeps it
+    return loaded.train()
 
 
 def is_scorer_folder(name: str) -> bool:
@@ -104,13 +112,13 @@ def load_sequence_classifier(name: str, attention: Attention = "auto") -> PreTra
     Raises:
         ValueError: it gives more than one score.
     """
-    loaded = AutoModelForSequenceClassification.from_pretrained(resolve_model_name(name), dtype=torch.float32)
+    loaded = _open(AutoModelForSequenceClassification, resolve_model_name(name))
     if loaded.config.num_labels != 1:
         raise ValueError(
             f"model {name!r} is a classifier with {loaded.config.num_labels} labels; a reward model has one. "
             "Start from a causal language model instead, which gets a new head."
         )
-    return choose_attention(loaded.train(), attention)
+    return choose_attention(loaded, attention)
 
 
 def check_output_head(causal_lm: nn.Module) -> PreTrainedModel:

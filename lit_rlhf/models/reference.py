@@ -7,10 +7,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lit_rlhf.models.lora import LoraAdapter
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.sharding import is_sharded, like, own_part, reshard, whole
 
 COARSE = (torch.bfloat16, torch.float16)
 """In two or three digits a slow average stands still: old + 0.01·(new − old) is old again."""
@@ -39,9 +41,14 @@ class Frozen:
             return self.network(*args, **kwargs)
 
     def to(self, device: torch.device | str) -> Frozen:
-        """Move the held network."""
-        self.network.to(device)
+        """Move the held network; one that is spread over ranks is where it is to be."""
+        if not is_sharded(self.network):
+            self.network.to(device)
         return self
+
+    def networks(self) -> list[nn.Module]:
+        """What is held, to be spread over ranks."""
+        return [self.network]
 
 
 class AdapterOff:
@@ -65,6 +72,10 @@ class AdapterOff:
     def to(self, device: torch.device | str) -> AdapterOff:
         """Nothing: it is where the network is."""
         return self
+
+    def networks(self) -> list[nn.Module]:
+        """None of its own."""
+        return []
 
 
 class MovingReference(Frozen):
@@ -121,12 +132,15 @@ class MovingReference(Frozen):
             return
         if self.adapter is not None:
             policy = PolicyNetwork(self.adapter.merged())
+        for network in (policy, self.network):
+            reshard(network)  # both are then spread alike
         held = dict(self.network.named_parameters())
         for name, weight in policy.named_parameters():
+            ours, theirs = own_part(held[name]), own_part(weight)
             if self.decay is None:
-                held[name].copy_(weight)
+                ours.copy_(theirs)
             else:
-                self._average(name, held[name], weight, 1 - self.decay)
+                self._average(name, ours, theirs, 1 - self.decay)
         for ours, theirs in zip(self.network.buffers(), policy.buffers(), strict=True):
             ours.copy_(theirs)  # tables and counts: the average of two would be neither
 
@@ -147,8 +161,19 @@ class MovingReference(Frozen):
         """The iteration it has followed to, and its weights, each once."""
         weights = self._loaded
         if weights is None:
-            weights = {name: self._wide.get(name, held) for name, held in self.network.named_parameters()}
+            reshard(self.network)
+            weights = {name: self._whole(name, held) for name, held in self.network.named_parameters()}
         return {"iteration": self.iteration, "weights": {name: w.detach() for name, w in weights.items()}}
+
+    def _whole(self, name: str, held: Tensor) -> Tensor:
+        if name not in self._wide:
+            return whole(held)
+        if not isinstance(held, DTensor):
+            return self._wide[name]
+        wide = DTensor.from_local(
+            self._wide[name], held.device_mesh, held.placements, shape=held.shape, stride=held.stride()
+        )
+        return whole(wide)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where the state was saved.
@@ -176,10 +201,12 @@ class MovingReference(Frozen):
         with torch.inference_mode(
             False
         ):  # a validation may be the first to look, and training averages them after it
+            reshard(self.network)
             for name, held in self.network.named_parameters():
-                held.copy_(loaded[name])
+                part = own_part(like(held, loaded[name]))
+                own_part(held).copy_(part)
                 if self.decay is not None and held.dtype in COARSE:
-                    self._wide[name] = loaded[name].to(held.device, torch.float32, copy=True)
+                    self._wide[name] = part.to(held.device, torch.float32, copy=True)
 
 
 Reference: TypeAlias = Frozen | AdapterOff

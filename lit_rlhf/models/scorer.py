@@ -15,6 +15,8 @@ from lit_rlhf.models.components import (
     combine_scores,
     disagreement,
 )
+from lit_rlhf.models.deferred_weights import has_deferred, read_weights
+from lit_rlhf.models.final_norm import final_norm
 from lit_rlhf.models.loading import (
     is_scorer_folder,
     load_causal_lm,
@@ -247,6 +249,9 @@ def load_scorer(
             f"model {model!r} was trained with link {stored_link!r}; {link!r} was asked for. "
             "Leave the link out, or start from a causal language model."
         )
+    if has_deferred(classifier):  # the head is worked with at once, and is small
+        for part in (classifier.score, final_norm(classifier.base_model) or nn.Identity()):
+            read_weights(part, "cpu")
     kept = stored_components(model, classifier.config, components)
     scorer = ScorerNetwork(classifier.base_model, stored_link, kept)
     if kept is None:

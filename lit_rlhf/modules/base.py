@@ -19,12 +19,16 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
+from lit_rlhf.models.deferred_weights import has_deferred, read_weights
 from lit_rlhf.models.loading import resolve_model_name
+from lit_rlhf.models.lora import LoraAdapter
 from lit_rlhf.models.reference import Frozen
+from lit_rlhf.models.sharding import Outline, is_sharded, own_part
 from lit_rlhf.ops.noise import seed_from
 from lit_rlhf.records import LossOutput, ResponseTrees
 from lit_rlhf.rollout.sampling import sample_responses
 from lit_rlhf.rollout.settings import SamplingSettings
+from lit_rlhf.strategies.fsdp2 import FSDP2Strategy
 
 Settings = TypeVar("Settings")
 
@@ -102,6 +106,7 @@ class PhaseModule(L.LightningModule):
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
         self._window: list[tuple[Tensor, Tensor]] = []
+        self._outline: Outline | None = None
 
     @property
     def encoder(self) -> TextEncoder:
@@ -122,8 +127,38 @@ class PhaseModule(L.LightningModule):
         return None if self._trainer is None else getattr(self._trainer, "datamodule", None)
 
     def frozen(self) -> list[Movable]:
-        """What the phase holds beside its network: not registered, so moved here and not by Lightning."""
+        """What the phase holds beside its network: not registered, so moved here and not by Lightning.
+
+        What has `networks()` gives those that are spread over ranks, where the strategy does that.
+        """
         return []
+
+    def configure_model(self) -> None:
+        """Spread all networks over the ranks, where the strategy does that; each rank reads its part of the weights.
+
+        Lightning calls it before every loop; what is spread already stays as it is.
+        """
+        held = [network for frozen in self.frozen() for network in _networks_of(frozen)]
+        strategy = None if self._trainer is None else self.trainer.strategy
+        device: torch.device | str = "cpu"
+        if isinstance(strategy, FSDP2Strategy):
+            self._refuse_to_shard()
+            if self._outline is None:
+                self._outline = Outline(self.network, getattr(self, "adapter", None))
+            beside = [part for name, part in self.named_children() if name != "network"]
+            for network in (self.network, *filter(_is_trained, beside), *held):
+                strategy.shard(network)
+            device = strategy.device_of_parts
+        for network in filter(has_deferred, (self.network, *held)):
+            read_weights(network, device)
+
+    def _refuse_to_shard(self) -> None:
+        """Say so where the phase cannot work with weights that are spread over ranks. Meant to be extended."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the network is spread over ranks, so that every rank must call what computes with it."""
+        return is_sharded(self.network)
 
     def _move_frozen(self) -> None:
         precision = self.trainer.precision_plugin
@@ -222,7 +257,7 @@ class PhaseModule(L.LightningModule):
         factor = divided_by * scale / torch.where(total > 0, total, torch.ones_like(total))
         for parameter in self.parameters():
             if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+                own_part(parameter.grad).mul_(factor)
 
     def log_training(self, output: LossOutput) -> None:
         """Log a training step's numbers, on the steps that the trainer writes out and on the epoch's last.
@@ -260,7 +295,20 @@ class PhaseModule(L.LightningModule):
         return [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
 
     def export(self, directory: str | Path) -> None:
-        """Write the trained network as a Hugging Face folder that the next phase takes as its `model`."""
+        """Write the trained network as a Hugging Face folder that the next phase takes as its `model`.
+
+        With LoRA it is merged, and the adapter stands beside it. Where the network :attr:`is_sharded` every rank must
+        call it: rank 0 gathers the weights in the memory of its CPU, and writes.
+        """
+        if self._outline is None or not self.is_sharded:
+            self.write_export(self.network, getattr(self, "adapter", None), Path(directory))
+            return
+        with self._outline.filled(self.network) as whole:
+            if whole is not None:
+                self.write_export(*whole, Path(directory))
+
+    def write_export(self, network: Any, adapter: LoraAdapter | None, directory: Path) -> None:
+        """Write a whole network, with its adapters, as the phase's kind of folder."""
         raise NotImplementedError
 
     def sample_table(self) -> list[dict[str, Any]] | None:
@@ -281,6 +329,16 @@ class PhaseModule(L.LightningModule):
                 self.device,
             )
         return [self.encoder.decode(ids) for ids in sampled.response_ids], (~sampled.truncated).tolist()
+
+
+def _networks_of(held: Movable) -> list[nn.Module]:
+    # somebody's own reward need not know of it, and then stays whole on every rank
+    networks: list[nn.Module] = getattr(held, "networks", list)()
+    return networks
+
+
+def _is_trained(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def prompts_of(trees: ResponseTrees) -> list[list[int]]:

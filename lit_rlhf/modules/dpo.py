@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +12,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.losses.preference import dpo_loss, implicit_reward
+from lit_rlhf.models.execution import Execution, set_execution
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load_causal_lm
-from lit_rlhf.models.lora import add_lora
+from lit_rlhf.models.lora import LoraAdapter, add_lora
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import AdapterOff, Frozen, check_adapter_off
-from lit_rlhf.modules.base import Movable, check_argument, default_optimizer
+from lit_rlhf.modules.base import Movable, check_argument, checked_settings, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.modules.precomputed_reference import PrecomputedReference
@@ -44,6 +46,8 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
             (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
             all-linear); null = full weights. Without dropout, since it is off.
+        execution: how layers are run in training: ``{activation_checkpointing, offload_activations, compile}``, each
+            true or false; null = none of it.
         optimizer: makes the optimizer from parameters.
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
@@ -66,6 +70,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         reference: str | None = None,
         reference_storage: Literal["frozen", "precomputed", "adapter_off"] = "frozen",
         lora: Lora | None = None,
+        execution: Execution | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -77,6 +82,8 @@ class DPOModule(ComparisonPhase, PolicyPhase):
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         lora = lora_settings(lora, dropout=False)
+        self.execution = checked_settings(Execution, "execution", execution)
+        execution = self.execution and asdict(self.execution)  # type: ignore[assignment]  # plain, for checkpoints
         self.remember_arguments(model)
         self.set_up_validation()
         self.set_sampling(max_new_tokens, temperature, seed)
@@ -91,6 +98,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         copies = reference_storage == "frozen" and reference is None
         self._reference: Frozen | AdapterOff | None = Frozen.copy_of(self.network) if copies else None
         self.adapter = add_lora(self.network, self.network.causal_lm, lora)
+        set_execution(self.network, self.execution)
         untrained = None if self.adapter is None else AdapterOff(self.network, self.adapter)
         self._precomputed: PrecomputedReference | None = None
         if reference_storage == "precomputed":
@@ -168,6 +176,6 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         """One sample for each prompt of the batch."""
         return self.predict_samples(batch, batch_idx)
 
-    def export(self, directory: str | Path) -> None:
-        """Write the policy as ``AutoModelForCausalLM`` loads it; with LoRA merged, and the adapter beside it."""
-        export_policy(self.network, self.tokenizer_to_export(), directory, self.adapter)
+    def write_export(self, network: PolicyNetwork, adapter: LoraAdapter | None, directory: Path) -> None:
+        """As ``AutoModelForCausalLM`` loads it."""
+        export_policy(network, self.tokenizer_to_export(), directory, adapter)

@@ -16,18 +16,19 @@ from transformers import PreTrainedTokenizerBase
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.losses.policy import LossMean
 from lit_rlhf.losses.sft import sft_loss
+from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.execution import Execution, set_execution
 from lit_rlhf.models.export import export_policy
+from lit_rlhf.models.lora import LoraAdapter
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.ppo_networks import build_actor_critic, build_reference
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import MovingReference
-from lit_rlhf.modules.base import (
-    check_argument,
-    checked_settings,
-    default_optimizer,
-)
+from lit_rlhf.models.sharding import own_part
+from lit_rlhf.modules.base import checked_settings, default_optimizer
 from lit_rlhf.modules.policy_objective import PolicyObjective, log_ratio_moments
 from lit_rlhf.modules.policy_phase import SHOWN
+from lit_rlhf.modules.ppo_checks import check_numbers, check_together
 from lit_rlhf.modules.pretraining_mix import PretrainingMix, PretrainingRows
 from lit_rlhf.modules.rollout_loader import RolloutLoader
 from lit_rlhf.modules.rollout_numbers import rollout_numbers, rollout_table
@@ -36,10 +37,7 @@ from lit_rlhf.ops.kl_control import adapted_kl_coef
 from lit_rlhf.ops.masking import masked_mean, masked_sum
 from lit_rlhf.ops.moments import Moments
 from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, Row
-from lit_rlhf.rewards.build import (
-    RewardSpec,
-    is_plain,
-)
+from lit_rlhf.rewards.build import RewardSpec, is_plain
 from lit_rlhf.rollout.credit import (
     GROUP_ADVANTAGES,
     Advantage,
@@ -127,6 +125,8 @@ class PPOModule(RolloutPhase):
         critic_warmup: iterations at the start in which the critic learns alone.
         critic_learning_rate: of the critic; null = the optimizer's own.
         lora: fields of peft's LoraConfig, such as ``{r: 8}``, for the policy; null = full weights.
+        execution: how layers are run in training: ``{activation_checkpointing, offload_activations, compile}``, each
+            true or false; null = none of it.
         optimizer: makes the optimizer from parameter groups (policy, critic).
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
@@ -177,6 +177,7 @@ class PPOModule(RolloutPhase):
         critic_warmup: int = 0,
         critic_learning_rate: float | None = None,
         lora: Lora | None = None,
+        execution: Execution | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -188,30 +189,14 @@ class PPOModule(RolloutPhase):
         lora = lora_settings(lora, dropout=False)
         self.shaping = checked_settings(ScoreShaping, "shaping", shaping)
         self.pretraining = checked_settings(PretrainingMix, "pretraining", pretraining)
-        # as plain values, which a checkpoint can hold
-        shaping, pretraining = (s and asdict(s) for s in (self.shaping, self.pretraining))  # type: ignore[assignment]
+        self.execution = checked_settings(Execution, "execution", execution)
+        groups = {"shaping": self.shaping, "pretraining": self.pretraining, "execution": self.execution}
         given = {"reward": reward, "gold_reward": gold_reward}
         self.remember_arguments(model, *(name for name, spec in given.items() if not is_plain(spec)))
         # a subclass's own arguments of these names are objects still
-        plain = {"shaping": shaping, "pretraining": pretraining}
+        plain = {name: group and asdict(group) for name, group in groups.items()}
         self.hparams.update({name: value for name, value in plain.items() if name in self.hparams})
-        check_argument("temperature", temperature, temperature > 0, "more than 0, since PPO samples")
-        for name, number in (
-            ("samples_per_prompt", samples_per_prompt),
-            ("epochs", epochs),
-            ("minibatch_size", minibatch_size),
-            ("kl_horizon", kl_horizon),
-        ):
-            check_argument(name, number, number >= 1, "1 or more")
-        check_argument("kl_coef", kl_coef, kl_coef >= 0, "0 or more")
-        for name, value in (
-            ("kl_target", kl_target),
-            ("target_kl", target_kl),
-            ("reward_timeout", reward_timeout),
-            ("max_cached_tokens", max_cached_tokens),
-        ):
-            check_argument(name, value, value is None or value > 0, "more than 0, or null")
-        check_argument("critic_warmup", critic_warmup, critic_warmup >= 0, "0 or more")
+        check_numbers(locals())
         self.set_sampling(max_new_tokens, temperature, seed, max_cached_tokens)
         if whiten_advantages is None:
             whiten_advantages = advantage not in GROUP_ADVANTAGES and kl_in == "reward"
@@ -248,12 +233,13 @@ class PPOModule(RolloutPhase):
         self.critic_warmup = critic_warmup
         self.critic_learning_rate = critic_learning_rate
         self.seed = settled_seed(seed)
-        self._check_together()
+        check_together(self)
 
         self.network, self.adapter = build_actor_critic(
             model, critic, self.credit.wants_critic, attention, lora
         )
         self._reference = build_reference(reference, reference_storage, self.network, self.adapter, attention)
+        set_execution(self.network, self.execution)  # behind the copies, which are never trained
         self.set_rewards(reward, gold_reward, reward_timeout, failed_rewards)
         self.pretraining_rows: PretrainingRows | None = None
         self._score_moments: Moments | None = None
@@ -264,30 +250,6 @@ class PPOModule(RolloutPhase):
         self._updated = False  # whether the policy is no longer what it was made from
         self._skipping = False
         self._skipped = 0
-
-    def _check_together(self) -> None:
-        """Refuse arguments that contradict one another."""
-        advantage = self.credit.advantage
-        if advantage in GROUP_ADVANTAGES and self.samples_per_prompt < 2:
-            raise ValueError(
-                f"model.samples_per_prompt: {advantage} compares the responses of a prompt; expected 2 or more, "
-                f"found {self.samples_per_prompt}."
-            )
-        for name in ("critic_warmup", "critic_learning_rate"):
-            if getattr(self, name) and not self.credit.wants_critic:
-                raise ValueError(
-                    f"model.{name}: {advantage} has no critic. Leave it out (--model.{name} null where a config gives "
-                    "it), or take model.advantage gae, or reinforce with model.baseline value."
-                )
-        if self.shaping is not None and self.shaping.overlong_buffer > self.sampling.max_new_tokens:
-            raise ValueError(
-                f"model.shaping.overlong_buffer: expected at most model.max_new_tokens "
-                f"({self.sampling.max_new_tokens}), found {self.shaping.overlong_buffer}."
-            )
-        if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError(
-                "model.kl_target: model.kl_coef 0 stays 0 whatever it is multiplied by. Give it 0.1, or leave one out."
-            )
 
     # --- the iteration: rollout -------------------------------------------------------------------------
 
@@ -417,7 +379,8 @@ class PPOModule(RolloutPhase):
 
     def _no_loss(self) -> Tensor:
         """Zero, from every trained parameter, as strategies want it."""
-        return torch.stack([p.sum() * 0.0 for p in self.network.parameters() if p.requires_grad]).sum()
+        trained = [own_part(p) for p in self.network.parameters() if p.requires_grad]
+        return torch.stack([part.sum() * 0.0 for part in trained]).sum()
 
     def on_train_epoch_end(self) -> None:
         self._rollout_metrics["time/update_seconds"] = time.perf_counter() - self._rollout_ended
@@ -474,9 +437,9 @@ class PPOModule(RolloutPhase):
         self._table = [dict(row) for row in state["table"]]
         self._skipping, self._skipped = state["skipping"], state["skipped"]
 
-    def export(self, directory: str | Path) -> None:
-        """Write the policy as ``AutoModelForCausalLM`` loads it; the critic stays in the checkpoint."""
-        export_policy(self.network.policy, self.tokenizer_to_export(), directory, self.adapter)
+    def write_export(self, network: ActorCritic, adapter: LoraAdapter | None, directory: Path) -> None:
+        """The policy as ``AutoModelForCausalLM`` loads it; the critic stays in the checkpoint."""
+        export_policy(network.policy, self.tokenizer_to_export(), directory, adapter)
 
 
 def _without_gradient(parameters: Iterable[nn.Parameter]) -> None:

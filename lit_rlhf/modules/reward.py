@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from lit_rlhf.data.sources import Split
 from lit_rlhf.data.trees import pack_trees, plant_tree
 from lit_rlhf.metrics.agreement import describe_agreement
 from lit_rlhf.models.components import Components
+from lit_rlhf.models.execution import Execution, set_execution
 from lit_rlhf.models.export import export_scorer
 from lit_rlhf.models.loading import disable_dropout, has_dropout
-from lit_rlhf.models.lora import add_lora
+from lit_rlhf.models.lora import LoraAdapter, add_lora
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.reading import Attention
@@ -87,6 +89,8 @@ class RewardModule(ComparisonPhase):
             (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
             all-linear); null = full weights. The head
             is trained in full. Without dropout, since it is off.
+        execution: how layers are run in training: ``{activation_checkpointing, offload_activations, compile}``, each
+            true or false; null = none of it.
         optimizer: makes the optimizer from parameters.
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
@@ -117,6 +121,7 @@ class RewardModule(ComparisonPhase):
         unit_variance: bool = False,
         references: str | None = None,
         lora: Lora | None = None,
+        execution: Execution | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -129,8 +134,10 @@ class RewardModule(ComparisonPhase):
         views = checked_settings(Contrastive, "contrastive", contrastive)
         ahead = checked_settings(MetaLearning, "meta", meta)
         heads = Components.of(components)
+        self.execution = checked_settings(Execution, "execution", execution)
         # as plain values, which a checkpoint can hold
         contrastive, meta, components = (s and s.plain() for s in (views, ahead, heads))  # type: ignore[assignment]
+        execution = self.execution and asdict(self.execution)  # type: ignore[assignment]
         self.remember_arguments(model)
         self.seed = settled_seed(seed)
         self.ties: Ties = ties
@@ -140,6 +147,7 @@ class RewardModule(ComparisonPhase):
         if not self._trunk_makes_views:
             disable_dropout(self.network)
         self.adapter = add_lora(self.network, self.network.trunk, lora)
+        set_execution(self.network, self.execution)
         self.objective = PreferenceObjective(
             loss, ties, margin, label_smoothing, flip_rate, uniform_error, center_coef
         )
@@ -333,12 +341,9 @@ class RewardModule(ComparisonPhase):
         """The network, and what the loss learns beside it."""
         return [{"params": self._trained()}]
 
-    def export(self, directory: str | Path) -> None:
-        """Write the model as ``AutoModelForSequenceClassification`` with one label loads it.
-
-        With LoRA it is merged, and the adapter with the head stands beside it.
-        """
-        export_scorer(self.network, self.tokenizer_to_export(), directory, self.adapter)
+    def write_export(self, network: ScorerNetwork, adapter: LoraAdapter | None, directory: Path) -> None:
+        """As ``AutoModelForSequenceClassification`` with one label loads it; the head is with the adapter too."""
+        export_scorer(network, self.tokenizer_to_export(), directory, adapter)
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -138,9 +138,11 @@ class RolloutLoader:
 
     @staticmethod
     def _share_of(mix: tuple[list[Tree], float] | None, share: slice) -> dict[str, Any]:
-        if mix is None or not mix[0][share]:
+        if mix is None:
             return {}
-        return {"pretraining": pack_trees(mix[0][share]), "pretraining_scale": mix[1]}
+        # a share without rows looks at one all the same: ranks that share out the weights run every forward together
+        mine = mix[0][share]
+        return {"pretraining": pack_trees(mine or mix[0][:1]), "pretraining_scale": mix[1] if mine else 0.0}
 
     def _check_sizes(self) -> None:
         ragged = self.num_responses % self.module.minibatch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.losses.sft import sft_loss
+from lit_rlhf.models.execution import Execution, set_execution
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import load_causal_lm
-from lit_rlhf.models.lora import add_lora
+from lit_rlhf.models.lora import LoraAdapter, add_lora
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.reading import Attention
-from lit_rlhf.modules.base import default_optimizer
+from lit_rlhf.modules.base import checked_settings, default_optimizer
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.ops.masking import masked_sum
 from lit_rlhf.ops.noise import drawing_from
@@ -35,6 +37,8 @@ class SFTModule(PolicyPhase):
         lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
             (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
             all-linear); null = full weights.
+        execution: how layers are run in training: ``{activation_checkpointing, offload_activations, compile}``, each
+            true or false; null = none of it.
         optimizer: makes the optimizer from parameters.
         scheduler: makes the learning-rate schedule from the optimizer; stepped once an update.
         tokenizer: the tokenizer of a model already built; a folder brings its own.
@@ -52,6 +56,7 @@ class SFTModule(PolicyPhase):
         self,
         model: str | nn.Module,
         lora: Lora | None = None,
+        execution: Execution | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: LRSchedulerCallable | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -63,10 +68,13 @@ class SFTModule(PolicyPhase):
     ) -> None:
         super().__init__(model, optimizer, scheduler, tokenizer, chat_template)
         lora = lora_settings(lora)
+        self.execution = checked_settings(Execution, "execution", execution)
+        execution = self.execution and asdict(self.execution)  # type: ignore[assignment]  # plain, for checkpoints
         self.remember_arguments(model)
         self.set_sampling(max_new_tokens, temperature, seed)
         self.network = PolicyNetwork(load_causal_lm(model, attention))
         self.adapter = add_lora(self.network, self.network.causal_lm, lora)
+        set_execution(self.network, self.execution)
         self.val_loss = MeanMetric()
 
     def on_fit_start(self) -> None:
@@ -111,9 +119,9 @@ class SFTModule(PolicyPhase):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def export(self, directory: str | Path) -> None:
-        """Write the model as ``AutoModelForCausalLM`` loads it; with LoRA merged, and the adapter beside it."""
-        export_policy(self.network, self.tokenizer_to_export(), directory, self.adapter)
+    def write_export(self, network: PolicyNetwork, adapter: LoraAdapter | None, directory: Path) -> None:
+        """As ``AutoModelForCausalLM`` loads it."""
+        export_policy(network, self.tokenizer_to_export(), directory, adapter)
 
     def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
         """One sample for each prompt of the batch."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.models.loading import looks_local
@@ -65,6 +65,9 @@ class WeightedSum(PartialReward):
         for reward, _ in self.rewards:
             reward.to(device)
         return self
+
+    def networks(self) -> list[nn.Module]:
+        return [network for reward, _ in self.rewards for network in reward.networks()]
 
 
 def build_reward(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_rlhf.models.components import combine_scores, disagreement
 from lit_rlhf.rewards.protocol import Completions
@@ -70,3 +70,7 @@ class Ensemble(PartialReward):
         for member in self.members:
             member.to(device)
         return self
+
+    def networks(self) -> list[nn.Module]:
+        """Those of every member."""
+        return [network for member in self.members for network in member.networks()]

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.lengths import sequence_tokens
 from lit_rlhf.data.tokenization import TextEncoder, TokenizationError, load_tokenizer
 from lit_rlhf.data.trees import join_branches, pack_trees
-from lit_rlhf.models.decoding import most_positions
+from lit_rlhf.models.decoding import most_over_ranks, most_positions
 from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.scorer import ScorerNetwork, load_scorer
+from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.records import Prompt, Tree
 from lit_rlhf.rewards.function import finite_or_failed
 from lit_rlhf.rewards.protocol import Completions
 from lit_rlhf.rewards.scoring import Failure, PartialReward, Scoring, raise_failure
+
+STAND_IN = Tree([0], [[0]], [[True]])
+"""What a rank reads while others have more to score."""
 
 
 class ModelReward(PartialReward):
@@ -81,9 +85,10 @@ class ModelReward(PartialReward):
         """One number a response, from `network`."""
         trees, failures = self._trees(completions)
         scores = torch.full((len(completions),), torch.nan)
-        if trees:
+        sharded = is_sharded(self.network.network)
+        if trees or sharded:
             places = list(trees)
-            numbers = score_trees(network, list(trees.values()), self.batch_size, self.device)
+            numbers = score_trees(network, list(trees.values()), self.batch_size, self.device, sharded)
             read = finite_or_failed(self.name, numbers)
             scores[places] = read.scores
             failures |= {places[place]: failure for place, failure in read.failures.items()}
@@ -127,17 +132,28 @@ class ModelReward(PartialReward):
         self.network.to(device)
         return self
 
+    def networks(self) -> list[nn.Module]:
+        return self.network.networks()
+
 
 def score_trees(
-    network: Callable[..., Tensor], trees: list[Tree], batch_size: int, device: torch.device | str
+    network: Callable[..., Tensor],
+    trees: list[Tree],
+    batch_size: int,
+    device: torch.device | str,
+    sharded: bool = False,
 ) -> Tensor:
     """Scores of every response of `trees` ``[N]``, in order, on the CPU.
 
-    `batch_size` trees at a time, and of those a prompt that several neighbours share is computed once.
+    `batch_size` trees at a time, and of those a prompt that several neighbours share is computed once. A network that
+    is `sharded` over ranks is run as often on each of them; what a rank has none of is a stand-in.
     """
+    batches = [trees[start : start + batch_size] for start in range(0, len(trees), batch_size)]
+    scores = [torch.empty(0)]
     with torch.no_grad():
-        scores = [
-            network(pack_trees(join_branches(trees[start : start + batch_size])).to(device)).float().cpu()
-            for start in range(0, len(trees), batch_size)
-        ]
+        for number in range(most_over_ranks(len(batches), sharded, device)):
+            mine = number < len(batches)
+            batch = batches[number] if mine else [STAND_IN]
+            read = network(pack_trees(join_branches(batch)).to(device)).float().cpu()
+            scores += [read] if mine else []
     return torch.cat(scores)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_rlhf.rewards.protocol import BrokenRewardError, Completions, RewardError
 
@@ -68,6 +68,10 @@ class PartialReward(ABC):
     def to(self, device: torch.device | str) -> Any:
         """Move what it holds, if it holds anything."""
         return self
+
+    def networks(self) -> list[nn.Module]:
+        """The frozen networks that it holds, to be spread over ranks."""
+        return []
 
 
 def ask_in_halves(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.records import Experience, Row
-from lit_rlhf.rewards.protocol import Completions
+from lit_rlhf.rewards.protocol import Completions, RewardError
 from lit_rlhf.rollout.pricing import look_at
 from lit_rlhf.rollout.responses import SampledResponses
 from lit_rlhf.rollout.sampling import sample_responses
@@ -87,7 +88,7 @@ def collect_rollout(
         with_entropy=True,
     )
     completions = describe_completions(request, sampled, encoder)
-    with _fp32_default():
+    with _failing_together(is_sharded(network)), _fp32_default():
         scores = score(completions)
         gold_scores = torch.full_like(scores, torch.nan) if gold_score is None else gold_score(completions)
     failed = scores.isnan()
@@ -126,6 +127,22 @@ def collect_rollout(
         returns=zeros,
         truncated=sampled.truncated.cpu(),
     )
+
+
+@contextmanager
+def _failing_together(sharded: bool) -> Iterator[None]:
+    """Where ranks share out the weights, one whose reward failed must not leave the others waiting in a forward."""
+    own: RewardError | None = None
+    try:
+        yield
+    except RewardError as error:
+        own = error
+    if sharded:
+        errors: list[RewardError | None] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(errors, own)
+        own = own or next((error for error in errors if error is not None), None)
+    if own is not None:
+        raise own
 
 
 @contextmanager

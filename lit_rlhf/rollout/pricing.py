@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lit_rlhf.models.actor_critic import ActorCritic
-from lit_rlhf.models.decoding import is_sharded, most_over_ranks
+from lit_rlhf.models.decoding import most_over_ranks
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.scorer import ScorerNetwork
+from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.models.value_head import ValueHead
 from lit_rlhf.records import ResponseTrees
 from lit_rlhf.rollout.experience import sampled_trees

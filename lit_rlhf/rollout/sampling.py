@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.models.actor_critic import ActorCritic
-from lit_rlhf.models.decoding import attending_to_trees, is_sharded, most_positions, why_not_decoding
+from lit_rlhf.models.decoding import attending_to_trees, most_positions, why_not_decoding
 from lit_rlhf.models.lean_trunk import decoding_from_copies
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.rollout.decoding import Decoder
 from lit_rlhf.rollout.generate import generate_responses
 from lit_rlhf.rollout.responses import Recorder, SampledResponses

@@ -5,8 +5,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForCausalLM
 
-from lit_rlhf.models.decoding import attending_to_trees, is_sharded, most_positions, why_not_decoding
+from lit_rlhf.models.decoding import attending_to_trees, most_positions, why_not_decoding
 from lit_rlhf.models.key_value_store import Buffers, NextTokenAttention, Sharing
+from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.models.tree_attention import NAME
 from tests.conftest import make_llama, make_tokenizer
 from tests.models.families import FAMILIES, SIZES

@@ -11,8 +11,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from lit_rlhf.models.actor_critic import ActorCritic
-from lit_rlhf.models.decoding import is_sharded
 from lit_rlhf.models.policy import PolicyNetwork
+from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.models.value_head import ValueHead
 from lit_rlhf.rollout.pricing import look_at
 from tests.distributed import run_distributed

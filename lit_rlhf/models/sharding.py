@@ -1,0 +1,148 @@
+"""A network spread over ranks: each holds a part of every weight and gathers a layer's when it computes it (FSDP2).
+
+A gathered layer is dropped again behind it; gradients are averaged over the ranks and kept in parts, as the
+optimizer's state is. The root of a network, embeddings and head, stays gathered from its first use to its backward.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+FORWARDS = ("next_token_logits", "values", "read", "forward_with_disagreement")
+"""Methods of networks that read weights outside `forward`; they gather them too."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def shard(
+    network: nn.Module, mesh: DeviceMesh, reshard_after_forward: bool = True, cpu_offload: bool = False
+) -> None:
+    """Spread `network` over the ranks of `mesh`, in place: every decoder layer by itself, and the rest together.
+
+    Its parameters become ``DTensor`` of the same names; what is on the meta device stays there, in parts. A network
+    that is spread already is left as it is.
+
+    Args:
+        network: a root: what is called from outside, and whose inner modules nobody else calls.
+        mesh: one dimension, the ranks that see different data.
+        reshard_after_forward: whether a layer is gathered anew in the backward, or kept from the forward.
+        cpu_offload: whether parts lie in the memory of the CPU, and layers go to the device when they are gathered.
+    """
+    if isinstance(network, FSDPModule):
+        return
+    offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if cpu_offload else OffloadPolicy()
+    for layer in decoder_layers(network):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward, offload_policy=offload)
+    fully_shard(network, mesh=mesh, offload_policy=offload)
+    for name in FORWARDS:
+        if callable(getattr(network, name, None)):
+            register_fsdp_forward_method(network, name)
+
+
+def decoder_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers of every transformers decoder in `network`, in order."""
+    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether a forward gathers weights from other ranks, so that all of them must run it together."""
+    return isinstance(network, FSDPModule)
+
+
+def reshard(network: nn.Module) -> None:
+    """Drop what a forward has left gathered, so that every parameter is this rank's part."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor; of one that is spread over ranks, every rank must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, given: Tensor) -> Tensor:
+    """`given`, which is whole on every rank, spread as `tensor` is."""
+    if not isinstance(tensor, DTensor):
+        return given
+    given = given.to(tensor.device)
+    # every rank has it: nothing is sent
+    return torch.distributed.tensor.distribute_tensor(
+        given, tensor.device_mesh, tensor.placements, src_data_rank=None
+    )
+
+
+class Outline:
+    """A network's form without its weights, kept from before it was spread, to be filled when it is exported.
+
+    Args:
+        network: not spread yet.
+        beside: what belongs to it and is to be copied along, such as its adapters.
+    """
+
+    def __init__(self, network: nn.Module, beside: Any = None) -> None:
+        # each weight is copied as one without content
+        memo: dict[int, Any] = {
+            id(weight): nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
+            for weight in network.parameters()
+        }
+        self._copy: tuple[nn.Module, Any] = copy.deepcopy((network, beside), memo)
+
+    @contextmanager
+    def filled(self, network: nn.Module) -> Iterator[tuple[nn.Module, Any] | None]:
+        """The whole network on rank 0, in the memory of its CPU, and what was copied along; None on other ranks.
+
+        Weights are gathered one by one, so every rank must come here.
+
+        Args:
+            network: as it is now, spread.
+        """
+        reshard(network)
+        first = torch.distributed.get_rank() == 0
+        for name, weight in network.named_parameters():
+            gathered = whole(weight.detach())
+            if first:
+                self._put(name, gathered.to("cpu", copy=True))
+            del gathered
+        for name, buffer in network.named_buffers():
+            if first:
+                held = self._copy[0].get_buffer(name)
+                held.copy_(buffer)
+        try:
+            yield self._copy if first else None
+        finally:
+            if first:
+                for name, weight in list(self._copy[0].named_parameters()):
+                    self._put(name, weight.detach().to("meta"))
+
+    def _put(self, name: str, content: Tensor) -> None:
+        parent, _, leaf = name.rpartition(".")
+        module = self._copy[0].get_submodule(parent)
+        held = module._parameters[leaf]
+        assert held is not None
+        fresh = nn.Parameter(content, held.requires_grad)
+        for other in self._copy[0].modules():  # tied weights are one parameter under two names
+            for key, value in other._parameters.items():
+                if value is held:
+                    other._parameters[key] = fresh

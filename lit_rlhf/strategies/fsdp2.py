@@ -1,0 +1,79 @@
+"""FSDP2 as a strategy of Lightning's: ``--trainer.strategy fsdp2``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+from torch.distributed.constants import default_pg_timeout
+
+from lit_rlhf.models.sharding import shard
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Weights, gradients and optimizer state in parts over all ranks, on GPUs and on CPUs (gloo) alike.
+
+    Lightning's own strategy leaves it to the module what is sharded; our modules call :meth:`shard` for each network,
+    the frozen ones too.
+
+    Args:
+        data_parallel_size: ranks over which weights are spread and rows are shared out; null = all of them, divided
+            by `tensor_parallel_size`.
+        tensor_parallel_size: ranks that compute each layer together, and see the same rows.
+        save_distributed_checkpoint: whether each rank writes its part into a folder; else rank 0 gathers and writes
+            one file, which every strategy reads.
+        reshard_after_forward: whether a layer's weights are gathered anew in the backward; false keeps them, which
+            takes the memory of whole weights and a third less communication.
+        cpu_offload: whether weights and optimizer state lie in the memory of the CPU.
+        timeout: how long a rank waits for the others.
+    """
+
+    def __init__(
+        self,
+        data_parallel_size: int | None = None,
+        tensor_parallel_size: int = 1,
+        save_distributed_checkpoint: bool = False,
+        reshard_after_forward: bool = True,
+        cpu_offload: bool = False,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        super().__init__(
+            data_parallel_size=data_parallel_size or "auto",
+            tensor_parallel_size=tensor_parallel_size,
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            timeout=timeout,
+        )
+        self.reshard_after_forward = reshard_after_forward
+        self.cpu_offload = cpu_offload
+
+    def setup_environment(self) -> None:
+        """Meet the other ranks and lay them out.
+
+        Raises:
+            ValueError: there are other ranks than the two sizes make.
+        """
+        ranks = self.num_nodes * self.num_processes
+        if self._data_parallel_size == "auto":
+            self._data_parallel_size = ranks // int(self._tensor_parallel_size)
+        asked = self._data_parallel_size * int(self._tensor_parallel_size)
+        if asked != ranks:
+            raise ValueError(
+                f"trainer.strategy: data_parallel_size {self._data_parallel_size} times tensor_parallel_size "
+                f"{self._tensor_parallel_size} is {asked}, but there are {ranks} ranks (trainer.devices times "
+                "trainer.num_nodes). Leave data_parallel_size out, or make them equal."
+            )
+        super().setup_environment()
+
+    @property
+    def device_of_parts(self) -> torch.device:
+        """Where this rank's parts of the weights lie."""
+        return torch.device("cpu") if self.cpu_offload else self.root_device
+
+    def shard(self, network: nn.Module) -> None:
+        """Spread a network over the ranks, in place."""
+        shard(network, self.device_mesh["data_parallel"], self.reshard_after_forward, self.cpu_offload)
+
+
+StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 over all ranks")
