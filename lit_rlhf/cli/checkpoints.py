@@ -19,6 +19,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lit_rlhf.callbacks import GracefulStop
 from lit_rlhf.callbacks.staged_checkpoint import previous, remove, staged, sync_folder
 from lit_rlhf.callbacks.stop import Moment
+from lit_rlhf.strategies.sharded_checkpoint import read_sharded_checkpoint
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What the system says where a file cannot grow."""
@@ -62,6 +63,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             _not_written(target, reason)
         finally:
             beside.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """What lies at `path`: a file, or the folder that the ranks of a sharded run wrote together."""
+        if "://" not in str(path) and Path(path).is_dir():
+            return read_sharded_checkpoint(path, weights_only=True if weights_only is None else weights_only)
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 def no_room(error: BaseException) -> str | None:

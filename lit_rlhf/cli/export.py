@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,7 +50,8 @@ def main(argv: Sequence[str]) -> None:
     from lit_rlhf.cli.guard import silence_adverts
 
     silence_adverts()
-    module = load_module(checkpoint, arguments.module, arguments.model)
+    with whole_file(checkpoint) as file:
+        module = load_module(file, arguments.module, arguments.model)
     if arguments.combine or arguments.k is not None or arguments.few_shot:
         combine_components(module, arguments)
     said = f"exported {type(module).__name__} of {checkpoint} to {directory}"
@@ -59,6 +62,27 @@ def main(argv: Sequence[str]) -> None:
         said += f", merged; the adapter alone to {beside}"
     module.export(directory)
     print(said)
+
+
+@contextmanager
+def whole_file(checkpoint: Path) -> Iterator[Path]:
+    """The checkpoint as one file: that of a sharded run is put together beside it for a while, without optimizers."""
+    if not checkpoint.is_dir():
+        yield checkpoint
+        return
+    import torch
+
+    from lit_rlhf.strategies.sharded_checkpoint import read_sharded_checkpoint
+
+    try:
+        content = read_sharded_checkpoint(checkpoint, with_optimizers=False)
+    except FileNotFoundError as error:
+        refuse(str(error))
+    with tempfile.TemporaryDirectory(prefix=f".{checkpoint.name}-", dir=checkpoint.parent) as folder:
+        file = Path(folder) / checkpoint.name
+        torch.save(content, file)
+        del content
+        yield file
 
 
 def combine_components(module: Any, arguments: argparse.Namespace) -> None:

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, TextIO
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lit_rlhf.data.ranks import data_rank
+
 
 class PredictionsFile(Callback):
     """Writes what `predict_step` returns, a list of plain dicts a batch, one line each.
@@ -60,7 +62,11 @@ class PredictionsFile(Callback):
         trainer.strategy.barrier("predictions written")
         if trainer.is_global_zero:
             parts = [self._part(trainer, rank) for rank in range(trainer.world_size)]
-            merge_parts(parts, Path(trainer.default_root_dir) / self.path)
+            # ranks that compute layers together, which stand side by side, have written the same
+            distinct = parts[:: trainer.world_size // data_rank(trainer)[1]]
+            merge_parts(distinct, Path(trainer.default_root_dir) / self.path)
+            for part in parts:
+                part.unlink(missing_ok=True)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -144,7 +144,10 @@ def end_states(trunk: PreTrainedModel, trees: ResponseTrees, prompts: bool) -> R
         if prompts:
             read = torch.cat([read, ends[_prompt_segments(trees)]])
         states = tree_states(trunk, trees, read.to(trees.input_ids.device))
-        return Reading(states[: trees.num_responses], states[trees.num_responses :] if prompts else None)
+        if not prompts:
+            return Reading(states, None)
+        of_responses, of_prompts = states.split([trees.num_responses, trees.num_trees])
+        return Reading(of_responses.clone(), of_prompts.clone())  # no views: FSDP2 hangs its hooks on them
     rows = unfold(trees)
     hidden = trunk(input_ids=rows.input_ids, use_cache=False).last_hidden_state
     states = hidden[torch.arange(len(hidden), device=hidden.device), rows.last]

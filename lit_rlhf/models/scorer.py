@@ -93,7 +93,7 @@ class ScorerNetwork(nn.Module):
         raw = self.raw(reading.states)
         logits = None if self.gate is None else self.gate_logits(reading)[trees.tree_index]
         scores = self.combined(raw, logits)
-        return scores, disagreement(self.normalized(raw))
+        return scores.clone(), disagreement(self.normalized(raw))  # no view: FSDP2 hangs its hook on it
 
     def read(self, trees: ResponseTrees) -> Reading:
         """The states that heads read, and those that the gate reads, where there is one; one pass over the trunk."""

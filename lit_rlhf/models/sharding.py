@@ -7,7 +7,7 @@ optimizer's state is. The root of a network, embeddings and head, stays gathered
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
+    MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
@@ -31,24 +32,35 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def shard(
-    network: nn.Module, mesh: DeviceMesh, reshard_after_forward: bool = True, cpu_offload: bool = False
+    network: nn.Module,
+    mesh: DeviceMesh,
+    reshard_after_forward: bool = True,
+    cpu_offload: bool = False,
+    gathered_in: torch.dtype | None = None,
 ) -> None:
     """Spread `network` over the ranks of `mesh`, in place: every decoder layer by itself, and the rest together.
 
-    Its parameters become ``DTensor`` of the same names; what is on the meta device stays there, in parts. A network
-    that is spread already is left as it is.
+    Its parameters become ``DTensor`` of the same names; what is on the meta device stays there, in parts.
 
     Args:
         network: a root: what is called from outside, and whose inner modules nobody else calls.
         mesh: one dimension, the ranks that see different data.
         reshard_after_forward: whether a layer is gathered anew in the backward, or kept from the forward.
         cpu_offload: whether parts lie in the memory of the CPU, and layers go to the device when they are gathered.
+        gathered_in: the precision in which a layer's weights are sent and held while it computes, where that is
+            another than their own: under autocast, which would cast them anyway, half the bytes. Gradients are
+            averaged in fp32.
     """
-    if isinstance(network, FSDPModule):
-        return
     offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if cpu_offload else OffloadPolicy()
+    precision = MixedPrecisionPolicy(gathered_in, torch.float32 if gathered_in else None, None, False)
     for layer in decoder_layers(network):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward, offload_policy=offload)
+        fully_shard(
+            layer,
+            mesh=mesh,
+            reshard_after_forward=reshard_after_forward,
+            offload_policy=offload,
+            mp_policy=precision,
+        )
     fully_shard(network, mesh=mesh, offload_policy=offload)
     for name in FORWARDS:
         if callable(getattr(network, name, None)):
@@ -91,6 +103,32 @@ def like(tensor: Tensor, given: Tensor) -> Tensor:
     return torch.distributed.tensor.distribute_tensor(
         given, tensor.device_mesh, tensor.placements, src_data_rank=None
     )
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """The mean over all ranks of the gradients of parameters that are whole on each of them."""
+    for parameter in parameters:
+        if parameter.grad is None:  # on this rank; others may have one
+            parameter.grad = torch.zeros_like(parameter)
+        torch.distributed.all_reduce(parameter.grad)
+        parameter.grad.div_(torch.distributed.get_world_size())
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients, in parts and whole ones, so that the norm of all of them together is at most `max_norm`.
+
+    Returns:
+        The norm before, a scalar, the same on every rank.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    kinds = [[g for g in gradients if isinstance(g, DTensor) == spread] for spread in (True, False)]
+    norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        own_part(gradient).mul_(factor)
+    return norm
 
 
 class Outline:

@@ -17,13 +17,20 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
+from lit_rlhf.data.ranks import data_rank
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.models.deferred_weights import has_deferred, read_weights
 from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.models.lora import LoraAdapter
 from lit_rlhf.models.reference import Frozen
-from lit_rlhf.models.sharding import Outline, is_sharded, own_part
+from lit_rlhf.models.sharding import (
+    Outline,
+    average_gradients,
+    clip_gradients,
+    is_sharded,
+    own_part,
+)
 from lit_rlhf.ops.noise import seed_from
 from lit_rlhf.records import LossOutput, ResponseTrees
 from lit_rlhf.rollout.sampling import sample_responses
@@ -122,6 +129,16 @@ class PhaseModule(L.LightningModule):
         return tokenizer
 
     @property
+    def data_rank(self) -> int:
+        """Which share of the data is this process's, from 0."""
+        return data_rank(self.trainer)[0]
+
+    @property
+    def data_ranks(self) -> int:
+        """How many shares there are: ranks that compute layers together see the same rows."""
+        return data_rank(self.trainer)[1]
+
+    @property
     def datamodule(self) -> Any:
         """The trainer's data module; None where there is no trainer yet, or it was given plain loaders."""
         return None if self._trainer is None else getattr(self._trainer, "datamodule", None)
@@ -145,8 +162,7 @@ class PhaseModule(L.LightningModule):
             self._refuse_to_shard()
             if self._outline is None:
                 self._outline = Outline(self.network, getattr(self, "adapter", None))
-            beside = [part for name, part in self.named_children() if name != "network"]
-            for network in (self.network, *filter(_is_trained, beside), *held):
+            for network in (self.network, *held):
                 strategy.shard(network)
             device = strategy.device_of_parts
         for network in filter(has_deferred, (self.network, *held)):
@@ -246,6 +262,8 @@ class PhaseModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide by the whole accumulation window's count; runs after unscaling and before clipping."""
+        if self.is_sharded:
+            average_gradients(self.parameters_beside())
         if not self._window:
             return
         divided_by = self.trainer.accumulate_grad_batches
@@ -258,6 +276,18 @@ class PhaseModule(L.LightningModule):
         for parameter in self.parameters():
             if parameter.grad is not None:
                 own_part(parameter.grad).mul_(factor)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the trainer's flags say; the norm is that of the whole gradient, also where ranks hold parts of it."""
+        if not self.is_sharded or not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        clip_gradients((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
 
     def log_training(self, output: LossOutput) -> None:
         """Log a training step's numbers, on the steps that the trainer writes out and on the epoch's last.
@@ -279,7 +309,7 @@ class PhaseModule(L.LightningModule):
     def dropout_seed(self, batch_idx: int) -> int:
         """What a training step draws depends on (seed, step, rank) alone, so that a resumed run repeats it."""
         return seed_from(
-            settled_seed(self.hparams.get("seed")), self.current_epoch, batch_idx, self.global_rank
+            settled_seed(self.hparams.get("seed")), self.current_epoch, batch_idx, self.data_rank
         )
 
     def configure_optimizers(self) -> Any:
@@ -293,6 +323,11 @@ class PhaseModule(L.LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer updates."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
+
+    def parameters_beside(self) -> list[nn.Parameter]:
+        """What is trained outside the network, such as what a loss learns; whole on every rank."""
+        own = {id(parameter) for parameter in self.network.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in own]
 
     def export(self, directory: str | Path) -> None:
         """Write the trained network as a Hugging Face folder that the next phase takes as its `model`.
@@ -335,10 +370,6 @@ def _networks_of(held: Movable) -> list[nn.Module]:
     # somebody's own reward need not know of it, and then stays whole on every rank
     networks: list[nn.Module] = getattr(held, "networks", list)()
     return networks
-
-
-def _is_trained(part: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def prompts_of(trees: ResponseTrees) -> list[list[int]]:

@@ -86,7 +86,13 @@ class PrecomputedReference:
                 "model.reference_storage: precomputed needs a data module of lit_rlhf, found "
                 f"{type(data).__name__}. Use frozen with data of your own."
             )
-        trees = {split: data.trees(split) for split in splits if data.trees(split)}
+        if getattr(data, "streaming", False):
+            raise ValueError(
+                "model.reference_storage: precomputed goes through all training rows before the first update and keeps "
+                "a number for each response, and data.streaming holds none of them. Use frozen, or leave "
+                "data.streaming false."
+            )
+        trees = {split: list(data.trees(split)) for split in splits if data.trees(split)}
         rows = {split: rows_fingerprint(trees[split]) for split in trees}
         network = functools.cache(lambda: self._network(module))  # loaded when needed, let go with this frame
 
@@ -198,10 +204,10 @@ class PrecomputedReference:
             trees,
             file.starts,
             sequence_logprobs_of,
-            file.write_part,
+            file.write_part if module.global_rank == 0 else _leave_it,
             module.device,
-            module.global_rank,
-            module.trainer.world_size,
+            module.data_rank,
+            module.data_ranks,
         )
         if module.global_rank == 0:
             path = file.finish(logprobs, {"reference": self.name or f"the start: {self.start}"})
@@ -245,6 +251,10 @@ def _why(identity: Identity, others: list[tuple[Path, dict[str, str]]]) -> str:
     path, header = min(others, key=lambda other: len(identity.differs_in(other[1])))
     changed = " and the ".join(identity.differs_in(header))
     return f"the {changed} changed since {path.name} was made, {header['made']}"
+
+
+def _leave_it(logprobs: Tensor, places: Tensor) -> None:
+    """Another rank writes it."""
 
 
 def _of_rank_0(module: PhaseModule, value: Any) -> Any:

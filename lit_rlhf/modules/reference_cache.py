@@ -127,8 +127,8 @@ def fill(
     sequence_logprobs: Callable[[ResponseTrees], Tensor],
     write_part: WritePart,
     device: torch.device,
-    rank: int,
-    world_size: int,
+    data_rank: int,
+    data_ranks: int,
 ) -> None:
     """Put in what lacks, each rank computing its share and all ranks seeing the whole.
 
@@ -137,10 +137,11 @@ def fill(
         trees: the rows, in the order that batches number them.
         starts: Long ``[rows + 1]``, where each row's responses begin.
         sequence_logprobs: a batch to log π_ref(y|x), ``[N]``.
-        write_part: keeps what is finished, on rank 0, every :data:`SECONDS_BETWEEN_PARTS` and on an interruption.
+        write_part: keeps what is finished, on the first data rank, every :data:`SECONDS_BETWEEN_PARTS` and on an
+            interruption.
         device: where the reference is.
-        rank: this process.
-        world_size: how many there are.
+        data_rank: which share is this process's.
+        data_ranks: how many shares there are.
 
     Raises:
         FloatingPointError: a log-probability is not finite; the message names the row.
@@ -150,32 +151,33 @@ def fill(
     progress = _Progress(sum(_padded_tokens(trees[row]) for row in lacking), len(lacking))
     pending: list[Tensor] = []
     try:
-        for start in range(0, len(forwards), world_size):
+        for start in range(0, len(forwards), data_ranks):
             # Every rank does the same number of forwards, which a sharded reference needs.
-            mine = forwards[min(start + rank, len(forwards) - 1)]
+            mine = forwards[min(start + data_rank, len(forwards) - 1)]
             found = sequence_logprobs(pack_trees([trees[row] for row in mine]).to(device)).float().cpu()
-            for rows, values in _gathered((mine, found), world_size)[: len(forwards) - start]:
+            for rows, values in _gathered((mine, found), data_ranks)[: len(forwards) - start]:
                 places = responses_of(rows, starts)
                 _check_finite(values, places, starts, trees)
                 logprobs[places] = values
                 pending.append(places)
                 progress.count(sum(_padded_tokens(trees[row]) for row in rows), len(rows))
-            if progress.part_is_due() and rank == 0:
+            if progress.part_is_due() and data_rank == 0:
                 write_part(logprobs[torch.cat(pending)], torch.cat(pending))
                 pending = []
             progress.say_if_due()
     except BaseException:
-        if pending and rank == 0:
+        if pending and data_rank == 0:
             write_part(logprobs[torch.cat(pending)], torch.cat(pending))
         raise
 
 
-def _gathered(share: Any, world_size: int) -> list[Any]:
-    if world_size == 1:
+def _gathered(share: Any, data_ranks: int) -> list[Any]:
+    """Every share; ranks that compute layers together, which stand side by side, have the same one."""
+    if not torch.distributed.is_initialized():
         return [share]
-    shares: list[Any] = [None] * world_size
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(shares, share)
-    return shares
+    return shares[:: len(shares) // data_ranks]
 
 
 def _check_finite(values: Tensor, places: Tensor, starts: Tensor, trees: Sequence[Tree]) -> None:

@@ -64,7 +64,7 @@ class RolloutLoader:
     @property
     def shares(self) -> int:
         """Parts that each minibatch is dealt out in: ranks times accumulation steps."""
-        return self.module.trainer.world_size * self.module.trainer.accumulate_grad_batches
+        return self.module.data_ranks * self.module.trainer.accumulate_grad_batches
 
     @property
     def minibatches(self) -> int:
@@ -104,7 +104,7 @@ class RolloutLoader:
 
     def _plan(self, experience: Experience, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """This rank's share of every micro-batch, in order: responses, and fields of the pretraining mix."""
-        rank, world = self.module.trainer.global_rank, self.module.trainer.world_size
+        rank, world = self.module.data_rank, self.module.data_ranks
         for epoch in range(self.module.epochs):
             order = self._order(iteration, epoch)
             for number in range(self.minibatches):

@@ -83,7 +83,7 @@ class RolloutPhase(PolicyPhase):
             )
         except RewardError as error:
             local = error
-        experience = join_ranks(local, self.trainer.world_size)
+        experience = join_ranks(local, self.data_ranks, self.trainer.world_size // self.data_ranks)
         refuse_if_all_failed(experience.failed)
         # the first rollout is looked at with all else that has to be true of it; other settings differ by intent
         if self.sampling.is_plain and not self.before_updates:
@@ -95,7 +95,7 @@ class RolloutPhase(PolicyPhase):
     def _request(self, rows: list[Row], iteration: int) -> RolloutRequest:
         """This rank's responses: r, r + W, r + 2W, ... of all that the iteration draws."""
         total = len(rows) * self.samples_per_prompt
-        mine = torch.arange(self.global_rank, total, self.trainer.world_size)
+        mine = torch.arange(self.data_rank, total, self.data_ranks)
         prompt, sample = mine // self.samples_per_prompt, mine % self.samples_per_prompt
         encoder, places = self.encoder, prompt.tolist()
         limit = getattr(self.datamodule, "max_prompt_tokens", None)
@@ -106,7 +106,7 @@ class RolloutPhase(PolicyPhase):
     def _draw(
         self, request: RolloutRequest, progress: Callable[[int, int], None] | None = None
     ) -> Experience:
-        shares = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        shares = self.data_ranks * self.trainer.accumulate_grad_batches
         gold_score = None
         if self.gold_reward is not None:
             gold_score = partial(score_completions, self.gold_reward, on_failure=self.failed_rewards)

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_rlhf.data.datamodules import read_reference_trees
+from lit_rlhf.data.streamed import looked_at
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.scorer import ScorerNetwork
@@ -102,7 +103,7 @@ class ScoreNormalization:
     def _raw_scores(self, trees: list[Tree]) -> tuple[Tensor, Tensor | None]:
         """Raw scores of the references ``[R, C]`` and their gate logits, each rank having read its share."""
         network, module = self._network, self.module
-        rank, world = module.global_rank, module.trainer.world_size
+        rank, world = module.data_rank, module.data_ranks
         raw = torch.zeros(len(trees), network.num_components, device=module.device)
         gates: Tensor | None = None
         for start in range(0, len(trees), SHARE * world):
@@ -126,14 +127,14 @@ class ScoreNormalization:
         if self.module.trainer.world_size == 1:
             return rows
         summed: Tensor = self.module.trainer.strategy.reduce(rows, reduce_op="sum")
-        return summed
+        return summed / (self.module.trainer.world_size // self.module.data_ranks)  # read so often each
 
     def _reference_trees(self) -> list[Tree]:
         module = self.module
         if self.references is not None:
             return self._spread(read_reference_trees(self.references, module.encoder))
         trees = module.datamodule.trees("train") if hasattr(module.datamodule, "trees") else []
-        return self._spread([single for tree in trees if (single := _preferred_only(tree))])
+        return self._spread([single for tree in looked_at(trees) if (single := _preferred_only(tree))])
 
     def _spread(self, trees: list[Tree]) -> list[Tree]:
         """So many of them as are scored: evenly over their order, the same number of each component's domain."""

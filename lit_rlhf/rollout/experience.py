@@ -40,33 +40,35 @@ def join(parts: Sequence[Experience]) -> Experience:
     return Experience(**joined)
 
 
-def join_ranks(local: Experience | RewardError, world_size: int) -> Experience:
+def join_ranks(local: Experience | RewardError, data_ranks: int, ranks_a_share: int = 1) -> Experience:
     """Every rank's responses on every rank, in the order one process would have drawn them.
 
-    Rank r drew responses r, r + W, r + 2W, ...
+    Data rank r drew responses r, r + W, r + 2W, ...
 
     Args:
         local: this rank's responses, or why its reward gave none.
-        world_size: W.
+        data_ranks: W.
+        ranks_a_share: processes, one behind the other, that drew the same responses together.
 
     Raises:
         RewardError: on every rank, where the reward of one failed; none is left waiting for the others.
     """
     parts: list[Any] = [local]
-    if world_size > 1:
-        parts = [None] * world_size
+    if data_ranks * ranks_a_share > 1:
+        parts = [None] * (data_ranks * ranks_a_share)
         torch.distributed.all_gather_object(parts, local)
     # this rank's own first: it still has the place in the function that it came from
     for part in (local, *parts):
         if isinstance(part, RewardError):
             raise part
-    if world_size == 1:
-        return parts[0]
-    joined = join(parts)
+    shares = parts[::ranks_a_share]
+    if len(shares) == 1:
+        return shares[0]
+    joined = join(shares)
     starts = [0]
-    for part in parts:
-        starts.append(starts[-1] + len(part))
-    order = [starts[index % world_size] + index // world_size for index in range(len(joined))]
+    for share in shares:
+        starts.append(starts[-1] + len(share))
+    order = [starts[index % data_ranks] + index // data_ranks for index in range(len(joined))]
     return select(joined, order)
 
 

@@ -9,7 +9,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.constants import default_pg_timeout
 
-from lit_rlhf.models.sharding import shard
+from lit_rlhf.models.sharding import decoder_layers, is_sharded, shard
+from lit_rlhf.models.tensor_parallel import split_layers
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -73,7 +74,18 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def shard(self, network: nn.Module) -> None:
         """Spread a network over the ranks, in place."""
-        shard(network, self.device_mesh["data_parallel"], self.reshard_after_forward, self.cpu_offload)
+        if is_sharded(network):
+            return
+        if self.device_mesh["tensor_parallel"].size() > 1:
+            split_layers(network, decoder_layers(network), self.device_mesh["tensor_parallel"])
+        gathered_in = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
+        shard(
+            network,
+            self.device_mesh["data_parallel"],
+            self.reshard_after_forward,
+            self.cpu_offload,
+            gathered_in,
+        )
 
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 over all ranks")
