@@ -16,6 +16,19 @@ from transformers.utils import logging as transformers_logging
 TRACEBACK_VARIABLE = "LIT_RLHF_TRACEBACK"
 """Set to anything, it shows where an error came from instead of its message alone."""
 
+SIGNS_OF_A_LOST_RANK = (
+    "gloo/transport",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "ncclRemoteError",
+)
+"""What is in the error of a collective whose other side has gone."""
+
+LOST_RANK = (
+    "another rank has gone, so this one stops too: it was killed, ran out of memory, lost its machine, or has said "
+    "itself what went wrong. Checkpoints are as they were: continue with the same command and --ckpt_path last."
+)
+
 HUB_CALLS = {"from_pretrained": "pretrained_model_name_or_path", "load_dataset": "path"}
 """Functions of Hugging Face that take a folder or a name on the hub, and the argument that it is."""
 
@@ -35,13 +48,22 @@ def run_guarded(command: str, work: Callable[[], Any]) -> None:
         work()
     except Exception as error:
         spoken = without_wrappers(error)
-        if os.environ.get(TRACEBACK_VARIABLE) or not is_users_mistake(spoken):
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        if is_lost_rank(spoken):
+            refuse_at_run_time(RuntimeError(LOST_RANK), command)
+        if not is_users_mistake(spoken):
             raise
         refuse_at_run_time(spoken, command)
     finally:
         warnings.formatwarning = formatter
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether `error` is what is left to the others when a rank has gone: gloo's, NCCL's or the store's."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS_OF_A_LOST_RANK)
 
 
 def one_line(message: Warning | str, *_: Any, **__: Any) -> str:

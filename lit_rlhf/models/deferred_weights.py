@@ -7,6 +7,7 @@ safetensors files: no process ever holds a whole model.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -123,7 +124,9 @@ def read_weights(network: nn.Module, device: torch.device | str) -> None:
         for folder, tensors in folders.items():
             alone = not any(isinstance(tensor, DTensor) for tensor in tensors.values())
             reader = HuggingFaceStorageReader(folder)
-            distributed_checkpoint.load(tensors, storage_reader=reader, no_dist=alone)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*load in a single process")  # as it is meant
+                distributed_checkpoint.load(tensors, storage_reader=reader, no_dist=alone)
 
 
 def _empty_like(parameter: Tensor, device: torch.device | str) -> Tensor:

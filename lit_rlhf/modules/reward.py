@@ -338,8 +338,9 @@ class RewardModule(ComparisonPhase):
         self._rating_scales = {name: (mean, deviation) for name, (mean, deviation) in stored.items()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The network, and what the loss learns beside it."""
-        return [{"params": self._trained()}]
+        """The network, and in a group of its own what the loss learns beside it."""
+        beside = self.parameters_beside()
+        return [*super().parameter_groups(), *([{"params": beside}] if beside else [])]
 
     def write_export(self, network: ScorerNetwork, adapter: LoraAdapter | None, directory: Path) -> None:
         """As ``AutoModelForSequenceClassification`` with one label loads it; the head is with the adapter too."""

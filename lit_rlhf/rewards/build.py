@@ -53,7 +53,7 @@ class WeightedSum(PartialReward):
         begun = [reward.begin(completions, thorough) for reward, _ in self.rewards]
 
         def finish() -> Scoring:
-            scores, failures = join_parts(begun, thorough)
+            scores, failures = join_parts(begun)
             parts = scores * torch.tensor([weight for _, weight in self.rewards][: scores.shape[1]])
             total = torch.where(parts.isnan().all(1), torch.nan, parts.nan_to_num(0.0).sum(1))
             total[list(failures)] = torch.nan

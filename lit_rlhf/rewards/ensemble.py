@@ -53,7 +53,7 @@ class Ensemble(PartialReward):
         begun = [member.begin(completions, thorough) for member in self.members]
 
         def finish() -> Scoring:
-            scores, failures = join_parts(begun, thorough)
+            scores, failures = join_parts(begun)
             return Scoring(combine_scores(scores, self.combine, self.k), failures)
 
         return finish

@@ -105,13 +105,19 @@ def ask_in_halves(
     return Scoring(torch.cat([first.scores, second.scores]), failures)
 
 
-def join_parts(begun: Sequence[Callable[[], Scoring]], thorough: bool) -> tuple[Tensor, dict[int, Failure]]:
+def join_parts(begun: Sequence[Callable[[], Scoring]]) -> tuple[Tensor, dict[int, Failure]]:
     """What several rewards made of the same N responses: scores ``[N, parts]``, and the failures of all of them."""
     scorings: list[Scoring] = []
-    for wait in begun:
-        scorings.append(wait())
-        if scorings[-1].failures and not thorough:
-            break
+    broken: RewardError | None = None
+    for (
+        wait
+    ) in begun:  # all of them, also behind a failure: other ranks may be waiting in a part that is sharded
+        try:
+            scorings.append(wait())
+        except RewardError as error:
+            broken = broken or error
+    if broken is not None:
+        raise broken
     failures: dict[int, Failure] = {}
     for scoring in scorings:
         failures = scoring.failures | failures  # the first part that fails is the one to name

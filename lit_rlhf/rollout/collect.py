@@ -90,7 +90,10 @@ def collect_rollout(
     completions = describe_completions(request, sampled, encoder)
     with _failing_together(is_sharded(network)), _fp32_default():
         scores = score(completions)
-        gold_scores = torch.full_like(scores, torch.nan) if gold_score is None else gold_score(completions)
+    gold_scores = torch.full_like(scores, torch.nan)
+    if gold_score is not None:
+        with _failing_together(is_sharded(network)), _fp32_default():
+            gold_scores = gold_score(completions)
     failed = scores.isnan()
     looks = look_at(
         network,

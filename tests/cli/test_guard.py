@@ -71,3 +71,17 @@ def test_what_our_rooms_log_is_shown_while_a_command_runs(capsys):
     run_guarded("fit", work)
     assert "LlamaForCausalLM: attention over response trees" in capsys.readouterr().err
     assert not logging.getLogger("lit_rlhf").handlers
+
+
+def test_a_rank_whose_peer_has_gone_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:14760")
+
+    with pytest.raises(SystemExit) as left:
+        run_guarded("fit", work)
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "error: another rank has gone, so this one stops too" in said
+    assert "--ckpt_path last" in said
+    with pytest.raises(RuntimeError, match="of another kind"):
+        run_guarded("fit", lambda: (_ for _ in ()).throw(RuntimeError("of another kind")))

@@ -43,9 +43,7 @@ def fitted(
     if phase == "reward":
         settings = {"center": False, **settings}
     with deferred_weights() if model and ranks > 1 else nullcontext():
-        module = PHASES[phase](
-            model or make_llama(TOKENIZER), optimizer=sgd, tokenizer=TOKENIZER, **settings
-        )
+        module = PHASES[phase](model or make_llama(TOKENIZER), optimizer=sgd, tokenizer=TOKENIZER, **settings)
     trainer = quiet_trainer(
         strategy=strategy, devices=ranks, accumulate_grad_batches=2, gradient_clip_val=clip
     )

@@ -33,7 +33,9 @@ def same(found: list[dict[str, Any]], single: dict[str, Any]) -> None:
 def test_two_ranks_learn_what_one_does(phase: str, model: str, tmp_path: Path):
     single = fitted(phase, "auto", model, tmp_path / "single")
     start = fitted(phase, "auto", model, clip=1e-9)
-    assert np.abs(single["weights"] - start["weights"]).max() > 1e-4  # it moved, and less than it would unclipped
+    assert (
+        np.abs(single["weights"] - start["weights"]).max() > 1e-4
+    )  # it moved, and less than it would unclipped
     same(run_distributed(fitted, 2, phase, "fsdp2", model, tmp_path / "spread"), single)
 
 
