@@ -10,6 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_rlhf.callbacks.staged_checkpoint import remove
+
 
 class LastGood:
     """Keeps ``checkpoints/last-good-<iterations>.ckpt`` under the trainer's `default_root_dir`.
@@ -97,6 +99,8 @@ class LastGood:
         finally:
             self._saving = False
         if trainer.is_global_zero:
+            if path.is_dir():  # a sharded checkpoint; a file is replaced at once
+                remove(path)
             os.replace(beside, path)
         trainer.strategy.barrier("last good checkpoint")
 
@@ -105,7 +109,7 @@ class LastGood:
         if trainer.is_global_zero:
             for file in folder_of(trainer).glob("last-good-*.ckpt"):
                 if file.name not in needed:
-                    file.unlink()
+                    remove(file)
 
 
 def file_name(iterations: int) -> str:

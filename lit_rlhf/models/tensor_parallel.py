@@ -48,7 +48,7 @@ def split_layers(network: nn.Module, layers: list[nn.Module], mesh: DeviceMesh) 
         for name in PLAN:
             _before_other_hooks(layer.get_submodule(name))
     for module in network.modules():
-        own = [parameter for parameter in module.parameters(recurse=False)]
+        own = list(module.parameters(recurse=False))
         if own and not any(isinstance(parameter, DTensor) for parameter in own):
             # becomes one value on all ranks, computed on plain tensors as before
             distribute_module(module, mesh, None, _as_replicas, _as_plain)
@@ -59,14 +59,14 @@ def _check(model: PreTrainedModel, ranks: int) -> None:
     config = model.config.get_text_config()
     if config.model_type not in FAMILIES:
         raise ValueError(
-            f"trainer.strategy.tensor_parallel_size: there is no plan for {type(model).__name__} ({config.model_type}), "
+            f"trainer.strategy.tensor_parallel_size: there is no plan for {type(model).__name__}, "
             f"only for {', '.join(FAMILIES)}. Leave it at 1: fsdp2 spreads the weights all the same."
         )
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         count = getattr(config, name)
         if count % ranks:
             raise ValueError(
-                f"trainer.strategy.tensor_parallel_size: {ranks} ranks cannot share the model's {name} ({count}) evenly."
+                f"trainer.strategy.tensor_parallel_size: {ranks} ranks cannot share {name} ({count}) evenly."
             )
     if any(".lora_" in name for name, _ in model.named_parameters()):
         raise ValueError(

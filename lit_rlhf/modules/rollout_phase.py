@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_rlhf.data.trees import plant_tree
 from lit_rlhf.metrics import NamedMeans
 from lit_rlhf.models.actor_critic import ActorCritic
-from lit_rlhf.models.reference import Reference
+from lit_rlhf.models.reference import MovingReference, Reference
 from lit_rlhf.modules.base import Movable, prompts_of
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.modules.rollout_numbers import sequence_kl
@@ -166,6 +166,13 @@ class RolloutPhase(PolicyPhase):
     def sample_table(self) -> list[dict[str, Any]] | None:
         """The first responses of the last rollout."""
         return self._table or None
+
+    def _refuse_to_shard(self) -> None:
+        if isinstance(self._reference, MovingReference) and self._reference.adapter is not None:
+            raise ValueError(
+                "model.reference: one that moves is made of merged adapters, which are whole on no rank under fsdp2. "
+                "Train full weights, take another reference, or another strategy, such as ddp."
+            )
 
     def frozen(self) -> list[Movable]:
         return [self._reference, self.reward, *([] if self.gold_reward is None else [self.gold_reward])]
