@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +23,7 @@ from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.models.deferred_weights import has_deferred, read_weights
 from lit_rlhf.models.loading import resolve_model_name
-from lit_rlhf.models.lora import LoraAdapter
+from lit_rlhf.models.lora import LoraAdapter, settle_checksum
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.sharding import (
     Outline,
@@ -36,6 +37,7 @@ from lit_rlhf.records import LossOutput, ResponseTrees
 from lit_rlhf.rollout.sampling import sample_responses
 from lit_rlhf.rollout.settings import SamplingSettings
 from lit_rlhf.strategies.fsdp2 import FSDP2Strategy
+from lit_rlhf.strategies.limits import scales_late
 
 Settings = TypeVar("Settings")
 
@@ -167,6 +169,7 @@ class PhaseModule(L.LightningModule):
             device = strategy.device_of_parts
         for network in filter(has_deferred, (self.network, *held)):
             read_weights(network, device)
+        settle_checksum(self.network)
 
     def _refuse_to_shard(self) -> None:
         """Say so where the phase cannot work with weights that are spread over ranks. Meant to be extended."""
@@ -202,6 +205,11 @@ class PhaseModule(L.LightningModule):
     # The module is on its device in these hooks, and not yet in `setup`.
     def on_fit_start(self) -> None:
         self._window = []  # an earlier fit may have ended inside an accumulation window
+        if self.trainer.accumulate_grad_batches > 1 and not scales_late(self.trainer.strategy):
+            rank_zero_warn(
+                "DeepSpeed keeps gradients to itself: under accumulation each window is divided by the count of its "
+                "first batch, and not by its own. Use data.max_tokens, whose batches are equally full, or fsdp2."
+            )
         self._move_frozen()
 
     def on_validation_start(self) -> None:

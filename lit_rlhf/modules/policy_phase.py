@@ -11,6 +11,7 @@ from lit_rlhf.modules.base import PhaseModule, prompts_of
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Prompt, ResponseTrees, Row
 from lit_rlhf.rollout.settings import SamplingSettings
+from lit_rlhf.strategies.limits import why_not_sampling
 
 SHOWN = 4
 """Validation prompts whose samples are shown."""
@@ -40,7 +41,7 @@ class PolicyPhase(PhaseModule):
 
     def sample_table(self) -> list[dict[str, Any]] | None:
         """One sample for each of the first validation prompts, drawn with the same noise every time."""
-        if not self._shown_prompts:
+        if not self._shown_prompts or why_not_sampling(self.trainer.strategy):
             return None
         keys = counter_key(self._sampling_seed, torch.arange(len(self._shown_prompts)))
         texts, finished = self.sample_texts(self._shown_prompts, self.sampling, keys)

@@ -23,6 +23,7 @@ from lit_rlhf.rewards.protocol import Completions, RewardError
 from lit_rlhf.rollout.collect import RolloutRequest, collect_rollout
 from lit_rlhf.rollout.experience import join_ranks
 from lit_rlhf.rollout.truths import sampler_agrees, tolerance_of
+from lit_rlhf.strategies.limits import why_not_sampling
 
 VALIDATION_MEANS = [
     "val/objective/scores",
@@ -166,6 +167,19 @@ class RolloutPhase(PolicyPhase):
     def sample_table(self) -> list[dict[str, Any]] | None:
         """The first responses of the last rollout."""
         return self._table or None
+
+    def setup(self, stage: str) -> None:
+        """Refuse strategies under which nothing can be drawn.
+
+        Raises:
+            ValueError: this is one.
+        """
+        super().setup(stage)
+        if name := why_not_sampling(self.trainer.strategy):
+            raise ValueError(
+                f"trainer.strategy: under {name} weights are whole in a training forward only, and PPO has to sample. "
+                "Use fsdp2, which spreads them too, or ddp."
+            )
 
     def _refuse_to_shard(self) -> None:
         if isinstance(self._reference, MovingReference) and self._reference.adapter is not None:
