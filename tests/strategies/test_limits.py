@@ -33,7 +33,7 @@ def test_ppo_refuses_them_by_name(monkeypatch: pytest.MonkeyPatch):
     module.trainer = quiet_trainer()
     module.setup("fit")
     strategy = object.__new__(FSDPStrategy)  # its constructor wants a GPU
-    strategy._precision_plugin = module.trainer.precision_plugin
+    strategy._precision_plugin = None
     monkeypatch.setattr(type(module.trainer), "strategy", strategy)
     with pytest.raises(
         ValueError, match=r"trainer\.strategy: under fsdp \(FSDP1\) .* PPO has to sample\. Use fsdp2"
