@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 FORWARDS = ("next_token_logits", "values", "read", "forward_with_disagreement")
 """Methods of networks that read weights outside `forward`; they gather them too."""
 
-Network = TypeVar("Network", bound=nn.Module)
+WHOLE_WHILE_SAMPLING = "whole_while_sampling"
+"""What a sharded network is told of :func:`whole_while_sampling`."""
 
 
 def shard(
@@ -37,6 +38,7 @@ def shard(
     reshard_after_forward: bool = True,
     cpu_offload: bool = False,
     gathered_in: torch.dtype | None = None,
+    whole_while_sampling: bool = False,
 ) -> None:
     """Spread `network` over the ranks of `mesh`, in place: every decoder layer by itself, and the rest together.
 
@@ -50,6 +52,8 @@ def shard(
         gathered_in: the precision in which a layer's weights are sent and held while it computes, where that is
             another than their own: under autocast, which would cast them anyway, half the bytes. Gradients are
             averaged in fp32.
+        whole_while_sampling: whether every rank holds all layers from the first token that it draws to the last, in
+            place of gathering them for every token.
     """
     offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if cpu_offload else OffloadPolicy()
     precision = MixedPrecisionPolicy(gathered_in, torch.float32 if gathered_in else None, None, False)
@@ -62,9 +66,25 @@ def shard(
             mp_policy=precision,
         )
     fully_shard(network, mesh=mesh, offload_policy=offload)
+    setattr(network, WHOLE_WHILE_SAMPLING, whole_while_sampling and reshard_after_forward)
     for name in FORWARDS:
         if callable(getattr(network, name, None)):
             register_fsdp_forward_method(network, name)
+
+
+@contextmanager
+def whole_while_sampling(network: nn.Module) -> Iterator[None]:
+    """Within the block layers stay gathered, where :func:`shard` was told to: nothing is sent for each token."""
+    keeps = getattr(network, WHOLE_WHILE_SAMPLING, False)
+    layers = [layer for layer in decoder_layers(network) if isinstance(layer, FSDPModule)] if keeps else []
+    for layer in layers:
+        layer.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_reshard_after_forward(True, recurse=False)
+            layer.reshard()
 
 
 def decoder_layers(network: nn.Module) -> list[nn.Module]:

@@ -7,6 +7,7 @@ so that a layer adds up over the ranks twice: behind its attention and behind it
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 FAMILIES = ("llama", "mistral", "qwen2")
 """Model types with these projections and no norms on single heads."""
 
-PLAN = {
+PLAN: dict[str, type[ColwiseParallel] | type[RowwiseParallel]] = {
     "self_attn.q_proj": ColwiseParallel,
     "self_attn.k_proj": ColwiseParallel,
     "self_attn.v_proj": ColwiseParallel,
@@ -77,7 +78,7 @@ def _check(model: PreTrainedModel, ranks: int) -> None:
 def _before_other_hooks(module: nn.Module) -> None:
     """Let what turns outputs into plain tensors come first: hooks that were there work on these."""
     hooks = module._forward_hooks
-    if len(hooks) > 1:
+    if len(hooks) > 1 and isinstance(hooks, OrderedDict):
         hooks.move_to_end(next(reversed(hooks)), last=False)
 
 

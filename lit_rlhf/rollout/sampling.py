@@ -14,7 +14,7 @@ from lit_rlhf.models.decoding import attending_to_trees, most_positions, why_not
 from lit_rlhf.models.lean_trunk import decoding_from_copies
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.policy import PolicyNetwork
-from lit_rlhf.models.sharding import is_sharded
+from lit_rlhf.models.sharding import is_sharded, whole_while_sampling
 from lit_rlhf.rollout.decoding import Decoder
 from lit_rlhf.rollout.generate import generate_responses
 from lit_rlhf.rollout.responses import Recorder, SampledResponses
@@ -108,6 +108,7 @@ def sample_responses(
         else:
             stack.enter_context(attending_to_trees(policy.causal_lm))
             stack.enter_context(decoding_from_copies(policy.causal_lm))
+            stack.enter_context(whole_while_sampling(network))
             Decoder(network, prompts, keys, limits, settings, record, sharded, device).run(report)
     return record.result()
 

@@ -28,6 +28,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         reshard_after_forward: whether a layer's weights are gathered anew in the backward; false keeps them, which
             takes the memory of whole weights and a third less communication.
         cpu_offload: whether weights and optimizer state lie in the memory of the CPU.
+        whole_while_sampling: whether every rank holds the whole policy while it draws responses, given back behind
+            them; else every token gathers every layer, which takes little memory and, for large models, most of the
+            time.
         timeout: how long a rank waits for the others.
     """
 
@@ -38,6 +41,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         save_distributed_checkpoint: bool = False,
         reshard_after_forward: bool = True,
         cpu_offload: bool = False,
+        whole_while_sampling: bool = False,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
         super().__init__(
@@ -48,6 +52,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         )
         self.reshard_after_forward = reshard_after_forward
         self.cpu_offload = cpu_offload
+        self.whole_while_sampling = whole_while_sampling
 
     def setup_environment(self) -> None:
         """Meet the other ranks and lay them out.
@@ -85,6 +90,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             self.reshard_after_forward,
             self.cpu_offload,
             gathered_in,
+            self.whole_while_sampling,
         )
 
 

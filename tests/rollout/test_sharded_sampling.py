@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.policy import PolicyNetwork
-from lit_rlhf.models.sharding import is_sharded
+from lit_rlhf.models.sharding import is_sharded, shard
 from lit_rlhf.models.value_head import ValueHead
 from lit_rlhf.rollout.pricing import look_at
 from tests.distributed import run_distributed
@@ -33,27 +35,39 @@ def actor_critic() -> ActorCritic:
     return ActorCritic(network, head)
 
 
+class Gathers(TorchDispatchMode):
+    """Counts the all-gathers of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "allgather" in func.__name__
+        return func(*args, **(kwargs or {}))
+
+
 def sampled_by_shards(
-    shares: list[list[int]], budget: int | None
-) -> tuple[list, np.ndarray, np.ndarray | None]:
+    shares: list[list[int]], budget: int | None, whole: bool = False
+) -> tuple[list, np.ndarray, np.ndarray | None, int, bool]:
     signal.alarm(60)  # a rank that waits for the others for ever ends here
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     try:
         network = actor_critic()
         mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
-        for layer in network.policy.causal_lm.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(network, mesh=mesh)
-        register_fsdp_forward_method(network, "next_token_logits")
+        shard(network, mesh, whole_while_sampling=whole)
         assert is_sharded(network)
         mine = shares[torch.distributed.get_rank()]
         keys = keys_for(len(ROWS))[mine]
         prompts = [ROWS[number] for number in mine]
         for _ in range(2):  # what the first call leaves behind does not trouble the second
-            found = sample(network, prompts, keys, max_cached_tokens=budget, **SETTINGS)
+            with Gathers() as gathers:
+                found = sample(network, prompts, keys, max_cached_tokens=budget, **SETTINGS)
         values = None if found.values is None else found.values.numpy()
-        return found.response_ids, found.logprobs.numpy(), values
+        layer = network.policy.causal_lm.model.layers[0]
+        given_back = isinstance(layer.mlp.up_proj.weight, DTensor)
+        return found.response_ids, found.logprobs.numpy(), values, gathers.count, given_back
     finally:
         torch.distributed.destroy_process_group()
 
@@ -70,7 +84,7 @@ def sampled_by_shards(
 def test_ranks_give_the_responses_of_one_process(shares: list[list[int]], budget: int | None):
     single = sample(actor_critic(), ROWS, **SETTINGS)
     assert len({len(response) for response in single.response_ids}) > 3
-    for share, (responses, logprobs, values) in zip(
+    for share, (responses, logprobs, values, *_) in zip(
         shares, run_distributed(sampled_by_shards, 2, shares, budget), strict=True
     ):
         assert responses == [single.response_ids[number] for number in share]
@@ -78,6 +92,17 @@ def test_ranks_give_the_responses_of_one_process(shares: list[list[int]], budget
         assert np.allclose(logprobs, single.logprobs[share, :width], atol=1e-5)
         if share:
             assert np.allclose(values, single.values[share, :width], atol=2e-5)
+
+
+def test_layers_are_gathered_once_where_they_stay_whole():
+    shares = [list(range(0, 12, 2)), list(range(1, 12, 2))]
+    each_token = run_distributed(sampled_by_shards, 2, shares, None)
+    once = run_distributed(sampled_by_shards, 2, shares, None, True)
+    layers = len(small_llama().causal_lm.model.layers)
+    for (responses, *_, many, back), (same, *_, few, also_back) in zip(each_token, once, strict=True):
+        assert same == responses
+        assert few <= layers + 1 < many  # the root, which stays gathered in any case, is one more
+        assert back and also_back
 
 
 def refused_by_shards() -> list[str]:
