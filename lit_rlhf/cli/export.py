@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 import lit_rlhf
 from lit_rlhf.cli.refusal import near_files, refuse
 
+PHASES = ("SFTModule", "RewardModule", "PPOModule", "DPOModule")
+
 
 def main(argv: Sequence[str]) -> None:
     """``lit-rlhf export CKPT DIR``"""
@@ -117,7 +119,7 @@ def load_module(checkpoint: Path, class_name: str | None, model: str | None) -> 
     if not (class_name or recorded):
         refuse(
             f"{checkpoint} does not say which module wrote it: it was not made by `lit-rlhf fit`.",
-            f"Give --module, one of {', '.join(n for n in lit_rlhf.__all__ if n.endswith('Module') and 'Data' not in n)}",
+            f"Give --module, one of {', '.join(PHASES)}",
         )
     given = model or arguments.get("model")
     changes = {"model": model} if model else {}

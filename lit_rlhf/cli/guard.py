@@ -89,6 +89,8 @@ def is_users_mistake(error: BaseException) -> bool:
         return True
     if type(error).__name__ == "MisconfigurationException":
         return True
+    if raised_in(error) == "lightning.pytorch.trainer.connectors.accelerator_connector":
+        return True  # a strategy, precision or accelerator that there is not
     if isinstance(error, OSError):
         return raised_in(error).startswith(("transformers.", "huggingface_hub.", "datasets."))
     return isinstance(error, ValueError | FloatingPointError) and raised_in(error).startswith("lit_rlhf.")

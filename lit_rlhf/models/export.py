@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lit_rlhf.models.final_norm import final_norm_bias, fold_bias
-from lit_rlhf.models.lora import LoraAdapter
+from lit_rlhf.models.lora import BASE_CHECKSUM, LoraAdapter, base_checksum
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.scorer import ScorerNetwork
 from lit_rlhf.models.stored_scorer import one_head, score_numbers, warn_of_losses, write_components
@@ -76,7 +76,7 @@ def export_scorer(
         prefix = trunk.base_model_prefix
         weights = {f"{prefix}.{name}": stored for name, stored in adapter.weights().items()}
         weights["score.weight"] = weight.to(network.head.weight.dtype)
-        numbers = score_numbers(network, folded=False)
+        numbers = {**score_numbers(network, folded=False), BASE_CHECKSUM: base_checksum(adapter.tuner.model)}
         _write_adapter(adapter, tokenizer, Path(directory), TaskType.SEQ_CLS, weights, numbers, network)
     config = type(trunk.config).from_dict(trunk.config.to_dict())
     config.num_labels = 1

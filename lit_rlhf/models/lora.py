@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +16,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-CHECKSUM = "lora_base_checksum"
-"""A buffer of the network: which frozen weights its adapters were trained on."""
+from lit_rlhf.models.lora_settings import peft_fields
+from lit_rlhf.models.lora_state import checksum, refuse_adapters, save_without_the_frozen, settle_checksum
+from lit_rlhf.models.lora_weights import draw_adapter, is_of_adapter
+from lit_rlhf.models.quantized import is_quantized, merged_in_full, quantize_base
+
+__all__ = ["LoraAdapter", "add_lora", "settle_checksum", "weights_without_adapters"]
 
 ADAPTER = "default"
-"""peft's name for the one adapter that there is."""
+"""peft's name for the adapter that a phase trains: the policy's, the reward model's."""
+BASE_CHECKSUM = "base_checksum"
+"""Under which an exported reward adapter says what :func:`base_checksum` its trunk has."""
+CRITIC = "critic"
+"""That of PPO's critic on the policy's trunk."""
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +45,44 @@ class LoraAdapter:
     """
 
     def __init__(self, model: PreTrainedModel, config: LoraConfig) -> None:
-        self.tuner = LoraModel(model, config, ADAPTER)
-        self.layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+        with torch.random.fork_rng(devices=[]):  # peft's own draws, in place of which come ours
+            self.tuner = LoraModel(model, config, ADAPTER)
+        self._trained: list[str] = []
+        self._begin(ADAPTER, trained=True)
+
+    def add(self, name: str, config: LoraConfig | None = None, trained: bool = True) -> None:
+        """Put another adapter onto the same weights; it computes where :meth:`active` says so.
+
+        Args:
+            name: in peft's layers.
+            config: its own; None = as that of the first.
+            trained: whether its weights are; those of the others stay as they were.
+        """
+        self.tuner.peft_config[name] = copy.deepcopy(config or self.config)
+        with torch.random.fork_rng(devices=[]):
+            self.tuner.inject_adapter(self.tuner.model, name)
+        self._begin(name, trained)
+
+    def _begin(self, name: str, trained: bool) -> None:
+        self._trained += [name] * trained
+        self.layers: list[Any] = [m for m in self.tuner.model.modules() if isinstance(m, BaseTunerLayer)]
+        draw_adapter(self.layers, name, self.tuner.peft_config[name].init_lora_weights == "gaussian")
+        for layer in self.layers:  # layers that the others have not begin with the new one
+            layer._active_adapter = [ADAPTER]
+        for path, weight in self.tuner.model.named_parameters():  # peft trains those of the active one alone
+            if ".lora_" in path:
+                weight.requires_grad_(any(is_of_adapter(path, adapter) for adapter in self._trained))
+
+    @contextmanager
+    def active(self, name: str) -> Iterator[None]:
+        """The network with another of its adapters inside the block; what is trained stays what it is."""
+        try:
+            for layer in self.layers:
+                layer._active_adapter = [name]
+            yield
+        finally:
+            for layer in self.layers:
+                layer._active_adapter = [ADAPTER]
 
     @property
     def config(self) -> LoraConfig:
@@ -50,20 +93,24 @@ class LoraAdapter:
     @contextmanager
     def off(self) -> Iterator[None]:
         """The network without its adapters inside the block; for forwards without gradient."""
+        # not by peft's enable_adapters, which changes what is trained as well
         try:
             for layer in self.layers:
-                layer.enable_adapters(False)
+                layer._disable_adapters = True
             yield
         finally:
             for layer in self.layers:
-                layer.enable_adapters(True)
+                layer._disable_adapters = False
 
     def merged(self) -> PreTrainedModel:
         """A copy of the model with the adapters added into its weights; the model itself stays as it is.
 
-        It takes the memory of the model once more, for as long as it is held.
+        It takes the memory of the model once more, for as long as it is held; of a quantized one that of fp32.
         """
-        model: PreTrainedModel = copy.deepcopy(self.tuner).merge_and_unload(safe_merge=True)
+        if is_quantized(self.tuner.model):
+            return merged_in_full(self.tuner, ADAPTER)
+        merging = copy.deepcopy(self.tuner)
+        model: PreTrainedModel = merging.merge_and_unload(safe_merge=True, adapter_names=[ADAPTER])
         return model
 
     def weights(self) -> dict[str, Tensor]:
@@ -73,7 +120,11 @@ class LoraAdapter:
 
     def layer_names(self) -> list[str]:
         """The adapted layers, counted from the model."""
-        return [name for name, layer in self.tuner.model.named_modules() if layer in self.layers]
+        return [
+            name
+            for name, layer in self.tuner.model.named_modules()
+            if layer in self.layers and (ADAPTER in layer.lora_A or ADAPTER in layer.lora_embedding_A)
+        ]
 
     def target_names(self) -> list[str]:
         """The last part of the adapted layers' names, each once."""
@@ -99,13 +150,16 @@ def add_lora(
         ValueError: no layer has such a name, or one that shares its weights with another was to be adapted.
     """
     if settings is None:
-        network.register_load_state_dict_pre_hook(_refuse_adapters)
+        network.register_load_state_dict_pre_hook(refuse_adapters)
         return None
+    quantize_base(model, settings)
     targets = settings.get("target_modules") or FAMILY_TARGETS.get(model.config.model_type, "all-linear")
     transposed = any(isinstance(module, Conv1D) for module in model.modules())  # as GPT-2's layers are
     tied = _tied_weight(model)
     try:
-        config = LoraConfig(**{**settings, "target_modules": targets, "fan_in_fan_out": transposed})
+        config = LoraConfig(
+            **{**peft_fields(settings), "target_modules": targets, "fan_in_fan_out": transposed}
+        )
         config.base_model_name_or_path = model.name_or_path or None
         adapter = LoraAdapter(model, config)
     except (ValueError, TypeError) as error:
@@ -115,7 +169,7 @@ def add_lora(
             "target_modules takes a list of these, a regular expression, or all-linear."
         ) from error
     _refuse_tied(adapter, tied)
-    _save_without_the_frozen(network)
+    save_without_the_frozen(network)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log.info(
@@ -123,6 +177,15 @@ def add_lora(
         f"({100 * trained / total:.1f} %)"
     )
     return adapter
+
+
+def base_checksum(trunk: nn.Module) -> int:
+    """What tells whether two adapters stand on the same trunk, whatever else is around it, in fp32 or bf16.
+
+    Every rank must call it where weights are spread over ranks.
+    """
+    weights = sorted(weights_without_adapters(trunk), key=lambda pair: pair[0])
+    return int(checksum((weight for _, weight in weights), torch.bfloat16))
 
 
 def weights_without_adapters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -147,54 +210,3 @@ def _refuse_tied(adapter: LoraAdapter, tied: nn.Parameter | None) -> None:
                 "share their weights, input embeddings and head: an adapter on one could not be merged without "
                 "changing the other. Leave it out."
             )
-
-
-def _save_without_the_frozen(network: nn.Module) -> None:
-    frozen = sorted(name for name, weight in network.named_parameters() if not weight.requires_grad)
-    network.register_buffer(CHECKSUM, _checksum([network.get_parameter(name) for name in frozen]))
-    network.register_state_dict_post_hook(partial(_leave_frozen_out, frozen))
-    network.register_load_state_dict_pre_hook(partial(_put_frozen_in, frozen))
-
-
-@torch.no_grad()
-def _checksum(weights: list[nn.Parameter]) -> Tensor:
-    """A number of the weights' bits; sums of whole numbers are the same on every device."""
-    as_whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    total = torch.zeros((), dtype=torch.int64)
-    for number, weight in enumerate(weights, 1):
-        bits = weight.contiguous().view(as_whole[weight.element_size()])
-        total += number * bits.sum(dtype=torch.int64).cpu()
-    return total
-
-
-def _leave_frozen_out(
-    frozen: list[str], network: nn.Module, state: dict[str, Any], prefix: str, metadata: Any
-) -> None:
-    for name in frozen:
-        if not network.get_parameter(name).requires_grad:  # somebody may have thawed it
-            state.pop(prefix + name, None)
-
-
-def _refuse_adapters(network: nn.Module, state: dict[str, Any], prefix: str, *strictness: Any) -> None:
-    if prefix + CHECKSUM in state:
-        raise ValueError(
-            "The checkpoint holds LoRA weights: it was written with model.lora, which is null now."
-        )
-
-
-def _put_frozen_in(
-    frozen: list[str], network: nn.Module, state: dict[str, Any], prefix: str, *strictness: Any
-) -> None:
-    missing = [name for name in frozen if prefix + name not in state]
-    if not missing:
-        return
-    stored = state.get(prefix + CHECKSUM)
-    if stored is None:
-        raise ValueError("The checkpoint holds no LoRA weights: it was written with model.lora: null.")
-    if stored.item() != network.get_buffer(CHECKSUM).item():
-        raise ValueError(
-            "The checkpoint holds LoRA weights that were trained on another model than this one. Give the model "
-            "that the run started from."
-        )
-    for name in missing:
-        state[prefix + name] = network.get_parameter(name).detach()

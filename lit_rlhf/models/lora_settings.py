@@ -27,6 +27,9 @@ SUPPORTED = (
 )
 """peft's fields that may differ from their defaults."""
 
+OURS = {"base_weights": ("full", "nf4")}
+"""Fields beside peft's, with what they take: ``nf4`` holds the frozen weights in 4 bits (needs bitsandbytes)."""
+
 NOT_READ = (
     "task_type",
     "inference_mode",
@@ -51,7 +54,7 @@ def lora_settings(lora: Lora | None, dropout: bool = True) -> dict[str, Any] | N
     """`lora` as plain values that a checkpoint can hold, checked; None stays None.
 
     Args:
-        lora: peft's fields; of a ``LoraConfig`` those that differ from its defaults are kept.
+        lora: peft's fields, and :data:`OURS`; of a ``LoraConfig`` those that differ from its defaults are kept.
         dropout: whether the phase has dropout.
 
     Raises:
@@ -70,11 +73,16 @@ def lora_settings(lora: Lora | None, dropout: bool = True) -> dict[str, Any] | N
         lora = lora.get("init_args", {})
     settings = {}
     for name, value in lora.items():
+        if name in OURS:
+            _check(name, value, value in OURS[name], " or ".join(OURS[name]))
+            settings[name] = value
+            continue
         if name not in defaults:
-            near = difflib.get_close_matches(name, SUPPORTED, n=1)
+            near = difflib.get_close_matches(name, [*SUPPORTED, *OURS], n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(
-                f"model.lora.{name}: no such field of peft's LoraConfig.{hint} There are: {', '.join(SUPPORTED)}."
+                f"model.lora.{name}: no such field of peft's LoraConfig.{hint} There are: "
+                f"{', '.join([*SUPPORTED, *OURS])}."
             )
         if name in SUPPORTED:
             settings[name] = sorted(value) if isinstance(value, set) else value
@@ -85,6 +93,11 @@ def lora_settings(lora: Lora | None, dropout: bool = True) -> dict[str, Any] | N
             raise ValueError(f"model.lora.{name}: {value!r} is not supported: {reason}.")
     _check_values(settings, dropout)
     return settings
+
+
+def peft_fields(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that peft's config takes."""
+    return {name: value for name, value in settings.items() if name not in OURS}
 
 
 def _defaults() -> dict[str, Any]:

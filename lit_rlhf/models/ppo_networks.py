@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.actor_critic import ActorCritic, Critic
+from lit_rlhf.models.adapter_critic import AdapterCritic
 from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load_causal_lm
-from lit_rlhf.models.lora import LoraAdapter, add_lora
+from lit_rlhf.models.lora import CRITIC, LoraAdapter, add_lora
 from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import (
@@ -24,6 +25,8 @@ from lit_rlhf.models.value_head import ValueHead
 
 SHARED = "shared"
 """The critic that is a head on the policy's trunk; a folder of that name is ``./shared``."""
+ON_ADAPTER = "adapter"
+"""The critic that is a second adapter on the policy's frozen trunk, with a head."""
 
 
 def build_actor_critic(
@@ -38,15 +41,21 @@ def build_actor_critic(
     Args:
         model: the policy: a folder, a hub name, or a causal language model already built.
         critic: a folder, whose head is kept where it is a reward model; ``shared`` = a value head on the policy's
-            trunk; None = a copy of the policy's trunk with a head of zeros.
+            trunk; ``adapter`` = a second adapter and a value head on it; None = a copy of the policy's trunk with a
+            head of zeros.
         wants_critic: whether the advantages need values; else there is no critic.
         attention: over trees or over padded rows.
         lora: of the policy, from :func:`lit_rlhf.models.lora_settings.lora_settings`; a critic is trained in full.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: a critic is given where none is wanted, or it cannot read the policy's ids.
+        ValueError: a critic is given where none is wanted, or it cannot read its ids, or there are no adapters.
     """
+    if critic == ON_ADAPTER and lora is None:
+        raise ValueError(
+            "model.critic: adapter needs model.lora: it is a second adapter on the policy's frozen trunk. Give "
+            "model.lora, or take model.critic shared."
+        )
     if critic is not None and not wants_critic:
         raise ValueError(
             f"model.critic: expected null, found {critic}: these advantages need no values. A critic goes with "
@@ -56,14 +65,19 @@ def build_actor_critic(
     # made before the adapters come: a copy of the trunk has none
     network = ActorCritic(policy, _build_critic(critic, policy, attention) if wants_critic else None)
     disable_dropout(network)
-    return network, add_lora(network, policy.causal_lm, lora)
+    adapter = add_lora(network, policy.causal_lm, lora)
+    if isinstance(network.critic, AdapterCritic):
+        assert adapter is not None
+        adapter.add(CRITIC)
+        network.critic.adapter = adapter
+    return network, adapter
 
 
-def _build_critic(
-    critic: str | None, policy: PolicyNetwork, attention: Attention
-) -> ScorerNetwork | ValueHead:
+def _build_critic(critic: str | None, policy: PolicyNetwork, attention: Attention) -> Critic:
     if critic == SHARED:
         return ValueHead(policy.causal_lm.config.get_text_config().hidden_size)
+    if critic == ON_ADAPTER:
+        return AdapterCritic(policy.causal_lm.config.get_text_config().hidden_size)
     if critic is not None:
         loaded = load_scorer(critic, attention=attention)
         check_same_vocabulary("critic", loaded.trunk, policy.causal_lm)

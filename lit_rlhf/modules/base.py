@@ -24,6 +24,7 @@ from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.models.deferred_weights import has_deferred, read_weights
 from lit_rlhf.models.loading import resolve_model_name
 from lit_rlhf.models.lora import LoraAdapter, settle_checksum
+from lit_rlhf.models.quantized import is_quantized
 from lit_rlhf.models.reference import Frozen
 from lit_rlhf.models.sharding import (
     Outline,
@@ -157,7 +158,7 @@ class PhaseModule(L.LightningModule):
 
         Lightning calls it before every loop; what is spread already stays as it is.
         """
-        held = [network for frozen in self.frozen() for network in _networks_of(frozen)]
+        held = [network for frozen in self.frozen() for network in networks_of(frozen)]
         strategy = None if self._trainer is None else self.trainer.strategy
         device: torch.device | str = "cpu"
         if isinstance(strategy, FSDP2Strategy):
@@ -173,6 +174,10 @@ class PhaseModule(L.LightningModule):
 
     def _refuse_to_shard(self) -> None:
         """Say so where the phase cannot work with weights that are spread over ranks. Meant to be extended."""
+        if is_quantized(self.network):
+            raise ValueError(
+                "model.lora.base_weights: weights of 4 bits are not spread over ranks. Take full ones, or ddp."
+            )
 
     @property
     def is_sharded(self) -> bool:
@@ -374,8 +379,8 @@ class PhaseModule(L.LightningModule):
         return [self.encoder.decode(ids) for ids in sampled.response_ids], (~sampled.truncated).tolist()
 
 
-def _networks_of(held: Movable) -> list[nn.Module]:
-    # somebody's own reward need not know of it, and then stays whole on every rank
+def networks_of(held: Movable) -> list[nn.Module]:
+    """The frozen networks that it holds; somebody's own reward need not know of it, and stays whole on every rank."""
     networks: list[nn.Module] = getattr(held, "networks", list)()
     return networks
 

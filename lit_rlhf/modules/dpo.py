@@ -18,6 +18,7 @@ from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load
 from lit_rlhf.models.lora import LoraAdapter, add_lora
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
+from lit_rlhf.models.quantized import quantize_base
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import AdapterOff, Frozen, check_adapter_off
 from lit_rlhf.modules.base import Movable, check_argument, checked_settings, default_optimizer
@@ -45,7 +46,8 @@ class DPOModule(ComparisonPhase, PolicyPhase):
             ``adapter_off``, with `lora`, takes the adapters off for the reference's forward, and holds none either.
         lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
             (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
-            all-linear); null = full weights. Without dropout, since it is off.
+            all-linear), and ``base_weights: nf4`` for frozen weights in 4 bits; null = full weights. Without dropout,
+            since it is off.
         execution: how layers are run in training: ``{activation_checkpointing, offload_activations, compile}``, each
             true or false; null = none of it.
         optimizer: makes the optimizer from parameters.
@@ -95,6 +97,9 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         if reference_storage == "adapter_off":
             check_adapter_off(lora is not None, reference, "frozen or precomputed")
         self.network = disable_dropout(PolicyNetwork(load_causal_lm(model, attention)))
+        quantize_base(
+            self.network.causal_lm, lora
+        )  # the policy as it starts, which the reference is a copy of
         copies = reference_storage == "frozen" and reference is None
         self._reference: Frozen | AdapterOff | None = Frozen.copy_of(self.network) if copies else None
         self.adapter = add_lora(self.network, self.network.causal_lm, lora)

@@ -37,6 +37,7 @@ from lit_rlhf.ops.kl_control import adapted_kl_coef
 from lit_rlhf.ops.masking import masked_mean, masked_sum
 from lit_rlhf.ops.moments import Moments
 from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, Row
+from lit_rlhf.rewards.adapter import with_adapter_rewards
 from lit_rlhf.rewards.build import RewardSpec, is_plain
 from lit_rlhf.rollout.credit import (
     GROUP_ADVANTAGES,
@@ -67,10 +68,12 @@ class PPOModule(RolloutPhase):
         model: folder of the policy to start from, hub name, or (from Python) a causal language model.
         reward: what scores a response: the folder of a reward model; a dotted path to a function
             ``f(prompts, completions, **columns) -> list[float | None]``, sync or async; ``{class_path, init_args}``;
-            a list of ``{reward, weight}``; or ``{ensemble: [reward, ...], combine: mean | min | mean_minus_std, k}``.
+            a list of ``{reward, weight}``; or ``{ensemble: [reward, ...], combine: mean | min | mean_minus_std, k}``;
+            with `lora` also ``{adapter: <run>/export-adapter}``, a reward model's adapter on the policy's own trunk.
         critic: folder of the model that the critic starts from (a reward model keeps its head: detail 22 of Huang et
-            al. 2024); ``shared`` = a value head on the policy's own trunk; null = a copy of the policy's trunk with a
-            head of zeros. `advantage` says whether there is a critic at all.
+            al. 2024); ``shared`` = a value head on the policy's own trunk; ``adapter`` = with `lora`, a second adapter
+            on it and a value head; null = a copy of the policy's trunk with a head of zeros. `advantage` says whether
+            there is a critic at all.
         reference: folder of the reference policy; null = the policy as it starts; ``{every: n}`` = the policy as it
             was at the last iteration that n divides; ``{decay: τ}`` = its moving average over iterations.
         reference_storage: ``frozen`` holds the reference as a network of its own; ``adapter_off`` takes it from the
@@ -124,7 +127,8 @@ class PPOModule(RolloutPhase):
             leaves the response out and counts it.
         critic_warmup: iterations at the start in which the critic learns alone.
         critic_learning_rate: of the critic; null = the optimizer's own.
-        lora: fields of peft's LoraConfig, such as ``{r: 8}``, for the policy; null = full weights.
+        lora: fields of peft's LoraConfig, such as ``{r: 8}``, for the policy, and ``base_weights: nf4`` for its frozen
+            weights in 4 bits; null = full weights.
         execution: how layers are run in training: ``{activation_checkpointing, offload_activations, compile}``, each
             true or false; null = none of it.
         optimizer: makes the optimizer from parameter groups (policy, critic).
@@ -240,6 +244,10 @@ class PPOModule(RolloutPhase):
         )
         self._reference = build_reference(reference, reference_storage, self.network, self.adapter, attention)
         set_execution(self.network, self.execution)  # behind the copies, which are never trained
+        reward, gold_reward = (
+            with_adapter_rewards(spec, key, self.network, self.adapter, self.tokenizer)
+            for key, spec in {"reward": reward, "gold_reward": gold_reward}.items()
+        )
         self.set_rewards(reward, gold_reward, reward_timeout, failed_rewards)
         self.pretraining_rows: PretrainingRows | None = None
         self._score_moments: Moments | None = None
@@ -265,6 +273,7 @@ class PPOModule(RolloutPhase):
     def on_rollout_start(self, iteration: int) -> None:
         """What changes between iterations: β, a reference that moves, and the skipping of a stopped one."""
         self._skipping, self._skipped, self._moved = False, 0, []
+        self.zero_grad(set_to_none=True)  # Lightning would keep the last update's through the rollout
         if self.kl_target is not None and self._observed_kl is not None:
             observed, responses = self._observed_kl
             self.kl_coef = adapted_kl_coef(

@@ -13,7 +13,8 @@ from lit_rlhf.data.trees import plant_tree
 from lit_rlhf.metrics import NamedMeans
 from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.reference import MovingReference, Reference
-from lit_rlhf.modules.base import Movable, prompts_of
+from lit_rlhf.models.sharding import reshard
+from lit_rlhf.modules.base import Movable, networks_of, prompts_of
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.modules.rollout_numbers import sequence_kl
 from lit_rlhf.ops.noise import counter_key
@@ -84,6 +85,8 @@ class RolloutPhase(PolicyPhase):
             )
         except RewardError as error:
             local = error
+        for network in (network for frozen in self.frozen() for network in networks_of(frozen)):
+            reshard(network)  # what it has left gathered is memory that the updates need
         experience = join_ranks(local, self.data_ranks, self.trainer.world_size // self.data_ranks)
         refuse_if_all_failed(experience.failed)
         # the first rollout is looked at with all else that has to be true of it; other settings differ by intent
@@ -182,6 +185,7 @@ class RolloutPhase(PolicyPhase):
             )
 
     def _refuse_to_shard(self) -> None:
+        super()._refuse_to_shard()
         if isinstance(self._reference, MovingReference) and self._reference.adapter is not None:
             raise ValueError(
                 "model.reference: one that moves is made of merged adapters, which are whole on no rank under fsdp2. "

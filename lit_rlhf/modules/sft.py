@@ -36,7 +36,7 @@ class SFTModule(PolicyPhase):
         model: folder in Hugging Face layout, hub name, or (from Python) a causal language model already built.
         lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
             (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
-            all-linear); null = full weights.
+            all-linear), and ``base_weights: nf4`` for frozen weights in 4 bits; null = full weights.
         execution: how layers are run in training: ``{activation_checkpointing, offload_activations, compile}``, each
             true or false; null = none of it.
         optimizer: makes the optimizer from parameters.

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.adapter_critic import AdapterCritic
 from lit_rlhf.models.decoding import most_over_ranks
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.scorer import ScorerNetwork
@@ -92,7 +93,7 @@ def look_at(
         reference_logprobs, own_values = torch.zeros_like(drawn), torch.zeros_like(drawn)
         for part, trees in in_batches():
             reference_logprobs[part] = _as_wide(reference(trees, temperature).logprobs, drawn)
-            if isinstance(network.critic, ScorerNetwork):
+            if isinstance(network.critic, ScorerNetwork | AdapterCritic):
                 own_values[part] = _as_wide(network.values(trees), drawn)
     if shared:
         own_values = seen_values if sampled.values is None or recompute else sampled.values.float().cpu()

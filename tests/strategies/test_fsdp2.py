@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_rlhf import FSDP2Strategy
+from lit_rlhf import FSDP2Strategy, SFTModule
 from tests.conftest import make_llama
 from tests.distributed import run_distributed
-from tests.strategies.spread_fits import PHASES, TOKENIZER, fitted
+from tests.modules.test_one_mean import Batches
+from tests.modules.training import quiet_trainer, sgd
+from tests.strategies.spread_fits import GROUPS, PHASES, TOKENIZER, TREES, fitted
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,20 @@ def with_adapters() -> str:
 def test_adapters_are_not_split():
     for message in run_distributed(with_adapters, 2):
         assert "adapters (model.lora) are not cut over ranks" in message
+
+
+def resumed(folder: Path) -> list[float]:
+    """Without an update behind it, and with a rate that the checkpoint has and the optimizer has not."""
+    module = SFTModule(make_llama(TOKENIZER), optimizer=sgd, tokenizer=TOKENIZER)
+    trainer = quiet_trainer(strategy="fsdp2", devices=2)
+    batches = Batches(GROUPS, trainer.global_rank, 2, TREES)
+    trainer.fit(module, batches)
+    module.optimizers().param_groups[0]["lr"] = 0.025
+    trainer.save_checkpoint(folder / "half.ckpt")
+    again = quiet_trainer(strategy="fsdp2", devices=2, max_epochs=1)
+    again.fit(module, batches, ckpt_path=folder / "half.ckpt")
+    return [group["lr"] for group in again.optimizers[0].param_groups]
+
+
+def test_an_optimizer_without_state_is_continued(tmp_path: Path):
+    assert run_distributed(resumed, 2, tmp_path) == [[0.025], [0.025]]
