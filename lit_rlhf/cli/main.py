@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "runs of PPO on one page: score, gold and KL, and where gold was lost",
         "lit_rlhf.cli.report:main",
     ),
+    "serve": ("a reward behind HTTP, for one or many PPO runs", "lit_rlhf.cli.serve:main"),
     "export": ("a checkpoint as a Hugging Face folder", "lit_rlhf.cli.export:main"),
     "env": ("versions and devices, for a bug report", "lit_rlhf.cli.env:main"),
 }

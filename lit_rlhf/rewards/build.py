@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.models.loading import looks_local
 from lit_rlhf.rewards.ensemble import Ensemble
-from lit_rlhf.rewards.function import FunctionReward, ObjectReward
 from lit_rlhf.rewards.model import ModelReward
+from lit_rlhf.rewards.named import as_reward, made_by_class_path, names_model, reward_at_path
 from lit_rlhf.rewards.protocol import Completions, Reward, RewardError
+from lit_rlhf.rewards.remote import RemoteReward
 from lit_rlhf.rewards.scoring import (
     Failure,
     PartialReward,
@@ -26,6 +24,7 @@ from lit_rlhf.rewards.scoring import (
     join_parts,
     raise_failure,
 )
+from lit_rlhf.rewards.wire import is_address
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +78,13 @@ def build_reward(
     """The reward that `spec` names.
 
     Args:
-        spec: a folder or hub name of a reward model; a dotted path to a function or class;
+        spec: a folder or hub name of a reward model; a dotted path to a function or class; the address of a reward
+            server, http:// or https://, see :class:`lit_rlhf.rewards.remote.RemoteReward`;
             ``{class_path, init_args}``; ``{ensemble, combine, k}``, see :class:`lit_rlhf.rewards.ensemble.Ensemble`;
             a list of ``{reward, weight}``; from Python also a callable, or an object with a `score`.
         policy_tokenizer: the tokenizer that the responses are sampled with.
-        timeout: seconds that a call of a function may take; None = as long as it likes. Models have no limit.
+        timeout: seconds that a call of a function may take, or all requests to a server about one rollout's
+            responses; None = as long as it likes. Models have no limit.
         key: what the config calls it, for errors.
 
     Raises:
@@ -112,7 +113,7 @@ def score_completions(
             names the reward, the prompt and what to do.
     """
     thorough = on_failure == "skip"
-    scoring = _as_reward(reward, None).begin(completions, thorough)()
+    scoring = as_reward(reward, None).begin(completions, thorough)()
     for place in scoring.scores.isnan().nonzero().flatten().tolist():
         scoring.failures.setdefault(place, _DOES_NOT_APPLY)
     if not scoring.failures:
@@ -173,21 +174,14 @@ def _build(
             raise ValueError(
                 f"model.{key}: expected a mapping with class_path or ensemble, found the keys {sorted(spec)}."
             )
-        made = _import(spec["class_path"], key)(**spec.get("init_args", {}))
-        return _as_reward(made, spec["class_path"], timeout)
+        return as_reward(made_by_class_path(spec, f"model.{key}"), spec["class_path"], timeout)
     if not isinstance(spec, str):
-        return _as_reward(spec, None, timeout)
-    if looks_local(spec) or "/" in spec or Path(spec).is_dir():
+        return as_reward(spec, None, timeout)
+    if is_address(spec):
+        return as_reward(RemoteReward(spec), spec, timeout)
+    if names_model(spec):
         return ModelReward(spec, tokenizer)
-    found = _import(spec, key)
-    return _as_reward(found() if isinstance(found, type) else found, spec, timeout)
-
-
-def _as_reward(made: Any, name: str | None, timeout: float | None = None) -> PartialReward:
-    """What has a `score` is a reward already; anything else is called."""
-    if isinstance(made, PartialReward):
-        return made
-    return ObjectReward(made, timeout) if hasattr(made, "score") else FunctionReward(made, name, timeout)
+    return reward_at_path(spec, timeout, f"model.{key}")
 
 
 def _weighted(
@@ -216,14 +210,3 @@ def _ensemble(
         )
     members = [_build(name, tokenizer, timeout, f"{key}.ensemble[{n}]") for n, name in enumerate(names)]
     return Ensemble(members, spec.get("combine", "mean"), spec.get("k", 1.0), key)
-
-
-def _import(path: str, key: str) -> Any:
-    module_name, _, attribute = path.rpartition(".")
-    try:
-        return getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"model.{key}: {path!r} is neither a folder here nor a dotted path that can be imported ({error}). "
-            "A function's path looks like my_package.my_module.my_function, in the current folder or on PYTHONPATH."
-        ) from error

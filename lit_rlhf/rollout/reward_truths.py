@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_rlhf.models.loading import is_scorer_folder, looks_local
 from lit_rlhf.models.stored_weights import stored_names
 from lit_rlhf.rewards.protocol import Completions
+from lit_rlhf.rewards.wire import is_address
 from lit_rlhf.rollout.truth import Truth, agreement
 
 CLOSE = 1e-3
@@ -47,13 +48,13 @@ def reward_truths(
 
 
 def model_folders(spec: Any) -> list[str]:
-    """The folders and hub names of reward models that a config's `reward` names, in its order.
+    """The folders and hub names of reward models that a config's `reward` names, in its order; no addresses.
 
     >>> model_folders([{"reward": "./a"}, {"reward": {"ensemble": ["./b", "./c"]}}, {"reward": "package.function"}])
     ['./a', './b', './c']
     """
     if isinstance(spec, str):
-        return [spec] if looks_local(spec) or "/" in spec else []
+        return [spec] if (looks_local(spec) or "/" in spec) and not is_address(spec) else []
     if isinstance(spec, dict):
         parts = spec.get("ensemble", []) if "ensemble" in spec else [spec.get("reward")]
     else:
