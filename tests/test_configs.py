@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import tomllib
 from pathlib import Path
@@ -14,7 +16,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from lit_rlhf.cli.configs import shipped
 from lit_rlhf.cli.given_files import option_values
 from lit_rlhf.cli.main import main
+from tests.config_plans import MODELS, model_folder, new_plan, planned, written_plan
 
+STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "strategy-ddp": ("ddp", {}),
+    "strategy-fsdp2": ("FSDP2Strategy", {"tensor_parallel_size": 1, "reshard_after_forward": True}),
+    "strategy-fsdp1": ("FSDPStrategy", {"sharding_strategy": "FULL_SHARD"}),
+    "strategy-deepspeed-2": ("DeepSpeedStrategy", {"stage": 2}),
+    "strategy-deepspeed-3": ("DeepSpeedStrategy", {"stage": 3}),
+}
 WORDS = ["soup", "cake", "train", "hotel", "lamp", "tasty", "fresh", "late"]
 QUICK = [
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary",
@@ -55,7 +65,13 @@ def count_letters(prompts: list[Any], completions: list[Any], **columns: Any) ->
 
 
 def test_the_configs_are_these() -> None:
-    assert list(shipped()) == ["dpo", "grpo", "ppo", "pretrain", "reward", "rloo", "sft"]
+    small = {"dpo", "grpo", "ppo", "pretrain", "reward", "rloo", "sft"}
+    assert set(shipped()) == {*small, *STRATEGIES, *planned()}
+    large = [name.split("-") for name in planned()]
+    for phase in ("sft", "reward", "dpo", "ppo"):  # on one GPU, on eight, and on two nodes or more
+        gpus = {int(words[-1].removesuffix("gpu")) for words in large if phase in words}
+        assert {1, 8} < gpus and max(gpus) >= 16
+    assert {words[1] for words in large} == {"1b", "8b", "70b"}
 
 
 def test_the_wheel_takes_every_package_and_the_configs() -> None:
@@ -69,11 +85,14 @@ def test_the_wheel_takes_every_package_and_the_configs() -> None:
     assert settings["package-data"]["lit_rlhf.configs"] == ["*.yaml"]
 
 
-@pytest.mark.parametrize("name", ["dpo", "grpo", "ppo", "pretrain", "reward", "rloo", "sft"])
+@pytest.mark.parametrize("name", list(shipped()))
 def test_the_first_comment_is_the_launch_command(name: str) -> None:
     first, second = shipped()[name].read_text().splitlines()[:2]
     words = first.removeprefix("# ").split()
-    assert words[:4] == ["lit-rlhf", "fit", "--config", f"configs/{name}.yaml"]
+    if yaml.safe_load(shipped()[name].read_text())["trainer"].get("num_nodes", 1) > 1:
+        assert words.pop(0) == "srun"  # several nodes are started from outside
+    under = ["--config", "configs/sft.yaml"] if name in STRATEGIES else []
+    assert words[: 4 + len(under)] == ["lit-rlhf", "fit", *under, "--config", f"configs/{name}.yaml"]
     options = dict(option_values(words))
     assert {"--model.model", "--data.path", "--out"} <= set(options)
     assert second.startswith("# ") and len(second) > 20
@@ -109,6 +128,55 @@ def test_every_field_is_one_that_the_classes_take(name: str, capsys: pytest.Capt
     )
     assert printed["trainer"]["num_sanity_val_steps"] == 0
     assert isinstance(given["seed_everything"], int)
+
+
+@pytest.mark.parametrize("name", planned())
+def test_every_field_of_a_large_one_is_one_that_the_classes_take(name: str) -> None:
+    settings = parsed("--config", shipped()[name], "--model.model", "m", "--data.path", "d", *reward_of(name))
+    ranks = settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
+    assert name.endswith(f"-{ranks}gpu")
+    assert settings["trainer"]["strategy"] == ("fsdp2" if ranks > 1 else "auto")
+
+
+@pytest.mark.parametrize("name", planned())
+def test_a_large_one_fits_as_its_comments_say(name: str, tmp_path: Path) -> None:
+    """What `lit-rlhf plan` says now is what stands there; `python -m tests.config_plans` writes it anew."""
+    for model in MODELS:
+        model_folder(tmp_path, model)
+    words, lines = written_plan(name)
+    assert words[words.index("--config") + 1] == f"configs/{name}.yaml"
+    assert "--memory" in words
+    said, code = new_plan(words)
+    assert said == lines
+    assert code == 0
+    assert any("fits into" in line for line in said)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "ppo"])
+def test_a_strategy_goes_beside_every_phase(strategy: str, name: str) -> None:
+    """They parse everywhere; FSDP1 and DeepSpeed are built on a GPU alone."""
+    beside = ["--config", shipped()[name], "--config", shipped()[strategy]]
+    settings = parsed(*beside, "--model.model", "m", "--data.path", "d", *reward_of(name))["trainer"]
+    given = settings["strategy"]
+    class_name, arguments = STRATEGIES[strategy]
+    assert (given if isinstance(given, str) else given["class_path"].rsplit(".", 1)[-1]) == class_name
+    if arguments:
+        assert given["init_args"] == given["init_args"] | arguments
+    assert settings["num_sanity_val_steps"] == 0, "the phase's own settings stay"
+
+
+def reward_of(name: str) -> list[str]:
+    return ["--model.reward", "r"] if "ppo" in name else []
+
+
+def parsed(*words: object) -> dict[str, Any]:
+    """What the parser makes of the arguments of a fit."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as stop:
+        main(["fit", *map(str, words), "--print_config"])
+    assert stop.value.code == 0
+    return dict(yaml.safe_load(said.getvalue()))
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "sft", "dpo"])

@@ -56,8 +56,9 @@ def list_main(argv: Sequence[str]) -> None:
     """``lit-rlhf ls``"""
     parser = argparse.ArgumentParser("lit-rlhf ls", description="List the configs that come with lit-rlhf.")
     parser.parse_args(argv)
+    width = max(map(len, shipped())) + 2
     for name, file in shipped().items():
-        print(f"{name:<12}{summary(file)}")
+        print(f"{name:<{width}}{summary(file)}")
     print("\n`lit-rlhf cat NAME` prints one, `lit-rlhf cp NAME FILE` makes it yours to edit.")
 
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "look over a config, its data, and what has to be true of the model at the start; nothing is trained",
         "lit_rlhf.cli.check:main",
     ),
+    "plan": ("memory a rank before anything is loaded, and what would make it fit", "lit_rlhf.cli.plan:main"),
     "fit": ("train", "lit_rlhf.cli.fit:main_fit"),
     "validate": ("the validation loop, once", "lit_rlhf.cli.fit:main_validate"),
     "test": ("the validation loop over a test file", "lit_rlhf.cli.fit:main_test"),
@@ -43,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "a file of responses with a reward model's scores, and how well it agrees with people",
         "lit_rlhf.cli.score:main",
     ),
+    "serve": ("a reward behind HTTP, for one or many PPO runs", "lit_rlhf.cli.serve:main"),
     "strength": (
         "how sure several reward models are of each pair, and the doubtful labels mended",
         "lit_rlhf.cli.strength:main",
@@ -51,13 +53,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "runs of PPO on one page: score, gold and KL, and where gold was lost",
         "lit_rlhf.cli.report:main",
     ),
-    "serve": ("a reward behind HTTP, for one or many PPO runs", "lit_rlhf.cli.serve:main"),
     "export": ("a checkpoint as a Hugging Face folder", "lit_rlhf.cli.export:main"),
     "env": ("versions and devices, for a bug report", "lit_rlhf.cli.env:main"),
 }
 """Each command with its line of help and where it lives."""
 
-TRAINER_COMMANDS = ("check", "fit", "validate", "test", "predict")
+TRAINER_COMMANDS = ("check", "plan", "fit", "validate", "test", "predict")
 """The commands that take a config and its flags."""
 
 
@@ -173,7 +174,7 @@ def trainer_help(command: str) -> str:
         "  --trainer.X V       an argument of lightning.Trainer, e.g. --trainer.max_epochs 3",
         "  --seed_everything N the seed",
     ]
-    if command != "check":
+    if command not in ("check", "plan"):
         lines += [
             "  --out DIR           the run folder (default runs/PHASE-TIME): "
             + ("checkpoints, TensorBoard, config, metrics, export" if command == "fit" else "what is written"),
@@ -182,6 +183,13 @@ def trainer_help(command: str) -> str:
         ]  # fmt: skip
     if command == "check":
         lines.append("  --data_only true    the data alone: the model is not loaded")
+    if command == "plan":
+        lines += [
+            "  --memory GIB        of a device, or its name, such as H100: whether it fits (else exit code 1), and",
+            "                      what would make it fit",
+            "  --json FILE         the plan in bytes, for programs",
+            "  of a model only its config.json is read; the data is not",
+        ]
     lines += [
         "  --print_config      print the config with every default filled in, and stop",
         "",
