@@ -159,7 +159,7 @@ def check_length(data: TreeDataModule, model_name: str, console: Console, new_to
     """Say how long the longest sequence is, and as ``fit`` does whether the model has positions for it."""
     splits: list[Split] = list(data.report)  # type: ignore[arg-type]
     longest = max(
-        (sequence_tokens(tree, new_tokens) for split in splits for tree in data.trees(split)), default=0
+        (sequence_tokens(tree, new_tokens) for split in splits for tree in data.longest(split)), default=0
     )
     # Not from the file itself: architectures store it under names of their own, GPT-2 as `n_positions`.
     config = AutoConfig.from_pretrained(model_name).get_text_config()

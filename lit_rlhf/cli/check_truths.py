@@ -81,7 +81,7 @@ def ppo_truths(module: PPOModule, data: TreeDataModule) -> list[Truth]:
     """A small rollout, looked over; the reward asked several times."""
     longest = min(LONGEST, module.sampling.max_new_tokens)
     module.sampling = replace(module.sampling, max_new_tokens=longest)
-    rows = (data.rows("train") or data.rows("val"))[:LOOKED_AT]
+    rows = list((data.rows("train") or data.rows("val"))[:LOOKED_AT])
     experience = module.collect(rows, 0)
     reference = module.hparams.get("reference")
     starts_there = not isinstance(reference, str) or reference == module.hparams.get("model")

@@ -156,6 +156,8 @@ def _training_rows(data: Any) -> Sequence[Row] | str:
         return "the data module has no rows() to take texts from"
     if data.paths.get("train") is None:
         return "data.path, the training data, is not given"
+    if getattr(data, "streaming", False):
+        return "the training rows are streamed, and a bag of words is fitted on all of them"
     try:
         return data.rows("train")
     except (ValueError, OSError) as problem:

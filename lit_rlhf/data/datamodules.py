@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
 from lit_rlhf.data.grouping import group_ratings, merge_annotated_pairs
+from lit_rlhf.data.planting import Planted
 from lit_rlhf.data.reliability import Reliability, estimate_reliability
 from lit_rlhf.data.report import SplitReport
 from lit_rlhf.data.sources import Split
@@ -102,6 +104,20 @@ class PairDataModule(TreeDataModule):
             for row in rows
         ]
 
+    def row_judge(self) -> partial[Row]:
+        """A row's own votes made into comparisons; votes in rows of their own stay apart.
+
+        Raises:
+            ValueError: `reliability` or ``posterior``, which need the votes of all rows.
+        """
+        if self.reliability or self.vote_use == "posterior":
+            field = "reliability" if self.reliability else "votes posterior"
+            raise ValueError(
+                f"data.{field} learns of annotators from all rows at once, and data.streaming holds none: leave one "
+                "of them out"
+            )
+        return partial(judge_alone, votes=self.vote_use, vote_prior=self.vote_prior)
+
     def _annotators(self, rows: list[Row], report: SplitReport) -> Reliability:
         """How reliable each annotator is, from who agrees with whom on these rows."""
         try:
@@ -115,6 +131,16 @@ class PairDataModule(TreeDataModule):
     def _read(self, split: Split) -> RowSet:
         read = super()._read(split)
         return read if split == "predict" else merge_annotated_pairs(read)
+
+
+def judge_alone(row: Row, votes: VoteUse, vote_prior: float) -> Row:
+    """The row with its votes, or its annotator's, made into comparisons, whatever other rows say."""
+    (row,) = merge_annotated_pairs(RowSet([row], [1.0])).rows
+    if not row.votes:
+        return row
+    return replace(
+        row, comparisons=compare_votes(row.votes, votes, vote_prior, None, row.comparisons[0].weight)
+    )
 
 
 class RankingDataModule(TreeDataModule):
@@ -189,6 +215,7 @@ class PromptDataModule(TreeDataModule):
             ValueError: the files of `path` are weighted, or the module has no `rollout_loader`.
         """
         planted = self.plant("train")
+        assert isinstance(planted, Planted)  # prompts are not streamed
         if any(weight != 1 for weight in planted.weights):
             raise ValueError(
                 "data.path: weights have no effect on prompts; repeat a file to draw it more often"

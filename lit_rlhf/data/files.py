@@ -86,10 +86,15 @@ def read_rows(
 
 def describe_bad(bad: Sequence[RowError], good: int) -> str:
     """The first bad rows, how many more there are, and what to do."""
-    lines = [f"{len(bad)} bad of {len(bad) + good} rows:"]
-    lines += [f"  {error}" for error in bad[:_SHOWN]]
-    if len(bad) > _SHOWN:
-        lines.append(f"  ... and {len(bad) - _SHOWN} more")
+    return describe_bad_rows([str(error) for error in bad[:_SHOWN]], len(bad), good)
+
+
+def describe_bad_rows(first: Sequence[str], bad: int, good: int) -> str:
+    """The first bad rows in words, how many more there are, and what to do."""
+    lines = [f"{bad} bad of {bad + good} rows:"]
+    lines += [f"  {text}" for text in first[:_SHOWN]]
+    if bad > _SHOWN:
+        lines.append(f"  ... and {bad - _SHOWN} more")
     lines.append("Mend or remove them, or leave them out with --data.bad_rows skip.")
     return "\n".join(lines)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 from lit_rlhf.records import Tree
@@ -27,12 +29,37 @@ def check_budget(trees: Sequence[Tree], max_tokens: int, places: Sequence[str] |
     """
     over = [number for number, tree in enumerate(trees) if tree.num_tokens > max_tokens]
     if over:
+        named = _named(over, trees, places)
         longest = max(trees[number].num_tokens for number in over)
-        raise ValueError(
-            f"data.max_tokens: a batch of {max_tokens} tokens cannot hold {_share(over, trees)}: "
-            f"{_named(over, trees, places)}. Raise data.max_tokens to {longest}, the longest with all its "
-            f"responses, or lower {_LIMITS}"
-        )
+        raise over_budget(max_tokens, longest, f"{_share(over, trees)}: {named}")
+
+
+def check_streamed_budget(
+    sizes: NDArray[np.int32], max_tokens: int, trees: Sequence[Tree], places: Sequence[str]
+) -> None:
+    """Refuse trees of a stream that no batch can hold, of which those that are named are read.
+
+    Args:
+        sizes: Tokens of each tree, ``[n]``.
+        max_tokens: Tokens of a batch on one rank.
+        trees: The trees.
+        places: ``file:line`` of each tree.
+
+    Raises:
+        ValueError: a tree has more than `max_tokens`.
+    """
+    over = np.flatnonzero(sizes > max_tokens).tolist()
+    if over:
+        share = f"{len(over)} of {len(sizes)} rows"
+        raise over_budget(max_tokens, int(sizes.max()), f"{share}: {_named(over, trees, places)}")
+
+
+def over_budget(max_tokens: int, longest: int, which: str) -> ValueError:
+    """What to do about rows that no batch can hold."""
+    return ValueError(
+        f"data.max_tokens: a batch of {max_tokens} tokens cannot hold {which}. Raise data.max_tokens to {longest}, the "
+        f"longest with all its responses, or lower {_LIMITS}"
+    )
 
 
 def check_positions(
@@ -40,6 +67,7 @@ def check_positions(
     config: PreTrainedConfig,
     places: Sequence[str] | None = None,
     new_tokens: int = 0,
+    among: int | None = None,
 ) -> None:
     """Refuse sequences that run past the model's table of positions; warn where positions are rotary.
 
@@ -51,6 +79,7 @@ def check_positions(
         config: The model's; one without a number of positions has no limit.
         places: ``file:line`` of each tree, for the message; without them trees are named by their id.
         new_tokens: How many tokens the model draws itself, at the most, to a prompt without responses.
+        among: How many trees there are, of which `trees` are the longest ones; by default there are no others.
 
     Raises:
         ValueError: a sequence is longer than the model's table of positions.
@@ -62,8 +91,12 @@ def check_positions(
         return
     longest = max(sequence_tokens(trees[number], new_tokens) for number in over)
     drawn = any(not trees[number].response_ids for number in over) and new_tokens
+    share = _share(over, trees)
+    if among is not None:
+        least = "at least " if len(over) == len(trees) < among else ""
+        share = f"{least}{len(over)} of {among} rows"
     message = (
-        f"the model has {positions} positions, too few for {_share(over, trees)}: "
+        f"the model has {positions} positions, too few for {share}: "
         f"{_named(over, trees, places, new_tokens)}; the longest sequence has {longest}. Lower "
         + ("data.max_prompt_tokens or model.max_new_tokens" if drawn else _LIMITS)
     )

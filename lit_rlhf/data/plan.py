@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lit_rlhf.data.draw import EpochDraw
 
@@ -34,10 +36,8 @@ class EpochPlan:
     as many tokens. The last batch has what is left; with fewer trees than ranks it joins the one before.
 
     With `max_tokens` every rank takes batches of its own. Lightning asks for their number once, so it is
-    settled once, from the lengths and the seed, and every epoch is dealt out anew into exactly that many:
-    longer trees roughly first, each to the batch with the fewest tokens, so that all batches hold long and short
-    trees and nearly the same number of tokens. In the rare epoch where that goes over the budget, the dealing
-    that settled the number is repeated with trees of the same or lesser length.
+    settled once, from the lengths and the seed, and every epoch is dealt out anew into exactly that many
+    (:class:`TokenDeal`), so that all batches hold long and short trees and nearly the same number of tokens.
 
     Without `shuffle` trees stay in the file's order: exactly with `batch_size`; with `max_tokens` up to a few
     batches, which are filled side by side and are then the same in every epoch.
@@ -77,14 +77,14 @@ class EpochPlan:
         self.trees_an_epoch = len(self._draw.longest())
         """Trees of an epoch over all ranks, with those that cannot be shared out among them."""
         self._in_order: list[Batch] | None = None
-        self._slots: list[int] | None = None
+        self._deal: TokenDeal | None = None
         self.num_batches = self._settle()
         """Batches of an epoch on each rank; 0 where it has fewer trees than there are ranks."""
 
     @property
     def num_left_out(self) -> int:
         """Trees that no rank has in an epoch."""
-        if self.max_tokens is None or self._slots is not None or self._in_order is not None:
+        if self._deal is None or not self._deal.is_one_tree_a_batch:
             return 0
         return self.trees_an_epoch - self.num_batches * self.world_size
 
@@ -92,17 +92,19 @@ class EpochPlan:
         """Each rank's batches of an epoch, `num_batches` of them."""
         if self.max_tokens is None:
             batches = self._batches_of_trees(epoch)
-            dealt = [_deal_evenly(batch, self.sizes, self.world_size) for batch in batches]
+            dealt = [deal_evenly(batch, self.sizes, self.world_size) for batch in batches]
             return [[shares[rank] for shares in dealt] for rank in range(self.world_size)]
-        batches = (
-            self._batches_of_tokens(epoch, self.max_tokens) if self._in_order is None else self._in_order
-        )
+        if self._in_order is not None:
+            batches = self._in_order
+        else:
+            assert self._deal is not None
+            batches = self._batches_of_tokens(epoch, self._deal)
         batches = batches[: self.num_batches * self.world_size]
         return [batches[rank :: self.world_size] for rank in range(self.world_size)]
 
     def _batches_of_trees(self, epoch: int) -> list[Batch]:
         assert self.batch_size is not None
-        generator = _generator(self.seed, epoch)
+        generator = generator_of(self.seed, epoch)
         drawn = self._draw.trees(generator)
         if self.shuffle:
             drawn = [drawn[place] for place in torch.randperm(len(drawn), generator=generator).tolist()]
@@ -117,28 +119,74 @@ class EpochPlan:
         if self.max_tokens is None:
             return 0 if self.trees_an_epoch < self.world_size else len(self._batches_of_trees(0))
         if self.shuffle:
-            return self._settle_tokens(self.max_tokens) // self.world_size
-        batches = _fill(self._draw.trees(_generator(self.seed, 0)), self.sizes, self.max_tokens)
+            self._deal = TokenDeal(self._draw.longest(), self.max_tokens, self.world_size, self.seed)
+            return self._deal.count // self.world_size
+        batches = _fill(self._draw.trees(generator_of(self.seed, 0)), self.sizes, self.max_tokens)
         self._in_order = _join_until_divisible(
             _split_until_divisible(batches, self.world_size), self.sizes, self.world_size
         )
         return len(self._in_order) // self.world_size
 
-    def _settle_tokens(self, max_tokens: int) -> int:
-        """How many batches an epoch has over all ranks; a multiple of them.
+    def _batches_of_tokens(self, epoch: int, deal: TokenDeal) -> list[Batch]:
+        generator = generator_of(self.seed, epoch)
+        drawn = self._draw.trees(generator)
+        dealt = deal.batches([self.sizes[index] for index in drawn], generator)
+        return [[drawn[place] for place in batch] for batch in dealt]
 
-        Every epoch can be held by so many: here it is done with lengths that those of no epoch exceed, when
-        both are sorted and compared one by one.
-        """
-        longest = self._draw.longest()
+
+class TokenDeal:
+    """A fixed number of batches of at most `max_tokens`, for many lists of trees that one bounds.
+
+    Their number is settled with the longest sizes that may come, and every list is dealt anew into exactly that
+    many: longer trees roughly first, each to the batch with the fewest tokens. In the rare list where that goes over
+    the budget, the dealing that settled the number is repeated with trees of the same or lesser length.
+
+    Args:
+        longest: Sizes that those of no list exceed, when both are sorted and compared one by one.
+        max_tokens: Tokens of a batch, at least the largest size.
+        multiple: What the number of batches is to be a multiple of.
+        seed: Decides the dealing that settles the number.
+        fewest: Trees of the shortest list; by default as many as there are in `longest`, and at most one less.
+    """
+
+    def __init__(
+        self, longest: Sequence[int], max_tokens: int, multiple: int, seed: int, fewest: int | None = None
+    ) -> None:
+        self.max_tokens = max_tokens
+        self._slots: list[int] | None = None
+        self.count = self._settle(longest, multiple, seed, len(longest) if fewest is None else fewest)
+        """Batches of a list."""
+
+    @property
+    def is_one_tree_a_batch(self) -> bool:
+        """Whether so few trees fit together that every batch is one tree, and what `count` lacks is left out."""
+        return self._slots is None
+
+    def batches(self, sizes: Sequence[int], generator: torch.Generator) -> list[Batch]:
+        """Places of a list in batches, in random order; `count` of them but for one tree a batch."""
+        if self._slots is None:
+            return [[place] for place in torch.randperm(len(sizes), generator=generator).tolist()]
+        for disorder in _DISORDER:
+            order = _roughly_longest_first(torch.tensor(sizes), disorder, generator)
+            batches = _level(sizes, order, self.count, self.max_tokens)
+            if batches is not None:
+                break
+        else:
+            batches = [[] for _ in range(self.count)]
+            for slot, place in zip(self._slots, order):
+                batches[slot].append(place)
+            _leave_none_empty(batches)
+        return [batches[number] for number in torch.randperm(self.count, generator=generator).tolist()]
+
+    def _settle(self, longest: Sequence[int], multiple: int, seed: int, fewest: int) -> int:
         sizes = torch.tensor(longest, dtype=torch.long)
-        order = _roughly_longest_first(sizes, _DISORDER[0], _generator(self.seed, -1))
-        most = len(longest) // self.world_size * self.world_size
+        order = _roughly_longest_first(sizes, _DISORDER[0], generator_of(seed, -1))
+        most = fewest // multiple * multiple
         tried = 0
         for slack in _SLACK:
-            needed = math.ceil(sum(longest) / max_tokens / (1 - slack) / self.world_size) * self.world_size
+            needed = math.ceil(sum(longest) / self.max_tokens / (1 - slack) / multiple) * multiple
             needed = min(needed, most)
-            batches = None if needed == tried else _level(longest, order, needed, max_tokens)
+            batches = None if needed == tried else _level(longest, order, needed, self.max_tokens)
             if batches is not None:
                 batch_of = torch.empty(len(longest), dtype=torch.long)
                 for number, batch in enumerate(batches):
@@ -148,29 +196,16 @@ class EpochPlan:
             tried = needed
         return most  # one tree a batch
 
-    def _batches_of_tokens(self, epoch: int, max_tokens: int) -> list[Batch]:
-        generator = _generator(self.seed, epoch)
-        drawn = self._draw.trees(generator)
-        if self._slots is None:
-            return [[drawn[place]] for place in torch.randperm(len(drawn), generator=generator).tolist()]
-        sizes = [self.sizes[index] for index in drawn]
-        count = self.num_batches * self.world_size
-        for disorder in _DISORDER:
-            order = _roughly_longest_first(torch.tensor(sizes), disorder, generator)
-            batches = _level(sizes, order, count, max_tokens)
-            if batches is not None:
-                break
-        else:
-            batches = [[] for _ in range(count)]
-            for slot, place in zip(self._slots, order, strict=True):
-                batches[slot].append(place)
-        return [
-            [drawn[place] for place in batches[number]]
-            for number in torch.randperm(count, generator=generator).tolist()
-        ]
+
+def _leave_none_empty(batches: list[Batch]) -> None:
+    """A list of one tree less than the longest may leave a batch without any; it gets one of the fullest batch."""
+    for batch in batches:
+        if not batch:
+            batch.append(max(batches, key=len).pop())
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
+def generator_of(seed: int, epoch: int) -> torch.Generator:
+    """What draws for this seed and epoch."""
     # Neighbouring seeds and epochs do not collide.
     return torch.Generator().manual_seed((seed * 0x9E3779B1 + epoch * 0x85EBCA77 + 1) % 2**63)
 
@@ -199,7 +234,7 @@ def _level(sizes: Sequence[int], order: Sequence[int], count: int, max_tokens: i
     return batches
 
 
-def _deal_evenly(batch: Batch, sizes: Sequence[int], world_size: int) -> list[Batch]:
+def deal_evenly(batch: Batch, sizes: Sequence[int] | NDArray[np.int32], world_size: int) -> list[Batch]:
     """A global batch shared out: rounds of one tree a rank, the longest first, the longest of a round to the
     rank with the fewest tokens. Within a rank trees keep the order of the batch."""
     if world_size == 1:

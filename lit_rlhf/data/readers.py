@@ -37,10 +37,11 @@ def _read_json(path: Path, name: str) -> RawRows:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
                 place = f"{name}:{number}"
-                yield place, _decode(line, place)
+                yield place, decode_line(line, place)
 
 
-def _decode(line: bytes, place: str) -> Any:
+def decode_line(line: bytes, place: str) -> Any:
+    """The value that a JSON line spells, or a RowError."""
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:

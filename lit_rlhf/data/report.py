@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeAlias
 
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.data.trees import Truncation
@@ -86,6 +86,26 @@ class SplitReport:
             self.first_identical = self.first_identical or place
         if lost.doubled_bos:
             self.first_doubled_bos = self.first_doubled_bos or place
+
+    def merge(self, other: SplitReport) -> None:
+        """Add the counts of the rows that follow; the first place of each kind stays."""
+        for counted in fields(self):
+            mine, theirs = getattr(self, counted.name), getattr(other, counted.name)
+            if isinstance(mine, bool | str):
+                setattr(self, counted.name, mine or theirs)
+            elif isinstance(mine, set):
+                mine |= theirs
+            else:
+                setattr(self, counted.name, mine + theirs)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {**asdict(self), "annotators": sorted(self.annotators)}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> SplitReport:
+        """What :meth:`to_plain` made plain."""
+        return cls(**{**plain, "annotators": set(plain["annotators"])})
 
     def count_judgements(self, row: Row, all_ties: bool, drops_ties: bool) -> None:
         """Count what was said of one row's responses, whether the row is used or not."""

@@ -31,6 +31,10 @@ class Source:
     read: Callable[[], RawRows]
     weight: float = 1.0
     notes: list[str] = field(default_factory=list)
+    file: Path | None = None
+    """Of one file."""
+    table: Callable[[], Any] | None = None
+    """Of what has rows by number: opens it, without reading them."""
 
 
 def find_sources(path: Any, split: Split) -> list[Source]:
@@ -47,7 +51,7 @@ def find_sources(path: Any, split: Split) -> list[Source]:
             f"path: expected a path, a list of paths or a list of rows, found {type(path).__name__}"
         )
     if all(isinstance(entry, Mapping) and "path" not in entry for entry in path):
-        return [Source("rows", partial(number_rows, "rows", path))]
+        return [Source("rows", partial(number_rows, "rows", path), table=lambda: path)]
     found = []
     for entry in path:
         if isinstance(entry, str | Path):
@@ -78,7 +82,8 @@ def _weight(entry: Mapping[str, Any]) -> float:
 
 def _named_sources(name: str, weight: float, split: Split) -> list[Source]:
     if not looks_local(name):
-        return [Source(name, partial(_read_hub, name, split), weight)]
+        table = partial(_open_hub, name, split)
+        return [Source(name, partial(_read_table, table, name), weight, table=table)]
     path = Path(name).expanduser()
     if not path.exists():
         raise FileNotFoundError(not_there(name, path))
@@ -88,9 +93,10 @@ def _named_sources(name: str, weight: float, split: Split) -> list[Source]:
             raise ValueError(
                 f"{name}: expected one of {', '.join(READERS)}, found {path.suffix or 'no suffix'}"
             )
-        return [Source(name, partial(reader, path, name), weight)]
+        return [Source(name, partial(reader, path, name), weight, file=path)]
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        return [Source(name, partial(_read_datasets_folder, path, name, split), weight)]
+        table = partial(_open_datasets_folder, path, name, split)
+        return [Source(name, partial(_read_table, table, name), weight, table=table)]
     return _folder_sources(path, name, weight, split)
 
 
@@ -112,7 +118,7 @@ def _folder_sources(path: Path, name: str, weight: float, split: Split) -> list[
     for file in taken:
         reader = reader_of(file)
         assert reader is not None
-        sources.append(Source(str(file), partial(reader, file, str(file)), weight))
+        sources.append(Source(str(file), partial(reader, file, str(file)), weight, file=file))
     sources[0].notes = notes
     return sources
 
@@ -136,19 +142,23 @@ def not_there(name: str, path: Path) -> str:
     return message
 
 
-def _read_datasets_folder(path: Path, name: str, split: Split) -> RawRows:
+def _read_table(table: Callable[[], Any], name: str) -> RawRows:
+    return number_rows(name, table())
+
+
+def _open_datasets_folder(path: Path, name: str, split: Split) -> Any:
     import datasets
 
-    return number_rows(name, _one_split(datasets.load_from_disk(str(path)), name, split))
+    return _one_split(datasets.load_from_disk(str(path)), name, split)
 
 
-def _read_hub(name: str, split: Split) -> RawRows:
+def _open_hub(name: str, split: Split) -> Any:
     import datasets
 
     parts = _HUB_NAME.fullmatch(name)
     assert parts is not None
     loaded = datasets.load_dataset(parts["name"], parts["config"], revision=parts["revision"])
-    return number_rows(name, _one_split(loaded, name, split))
+    return _one_split(loaded, name, split)
 
 
 def _one_split(loaded: Any, name: str, split: Split) -> Any:

@@ -16,6 +16,8 @@ What is decided here:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -140,6 +142,7 @@ class TextEncoder:
         self.pad_token_id: int = choose_pad_id(tokenizer)
         self.doubled_bos = 0
         """How many prompts came with more than one BOS in front; the surplus was taken off."""
+        self._known: dict[str, list[int]] = {}
         self._prefixes_bos = self._decide_bos()
         self._hidden_ids = set(tokenizer.all_special_ids)
         if tokenizer.convert_ids_to_tokens(self.pad_token_id).startswith(_WORD_MARKS):
@@ -185,8 +188,24 @@ class TextEncoder:
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of `text` alone; no special token is added."""
+        if text in self._known:
+            return [*self._known[text]]
         # verbose=False: lengths over the model's limit are cut, and counted, by us.
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    @contextmanager
+    def tokenizing_together(self, texts: Iterable[str]) -> Iterator[None]:
+        """Tokenize these texts in one call, for when each is asked for: of short ones it takes a third of the time."""
+        distinct = list(dict.fromkeys(texts))
+        if self.tokenizer.is_fast and distinct:
+            ids = self.tokenizer(
+                distinct, add_special_tokens=False, verbose=False, return_attention_mask=False
+            )["input_ids"]
+            self._known = dict(zip(distinct, ids, strict=True))
+        try:
+            yield
+        finally:
+            self._known = {}
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, special tokens left out."""

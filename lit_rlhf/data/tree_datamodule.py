@@ -6,8 +6,9 @@ tokenizes a split once, and says what it read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
@@ -15,15 +16,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_rlhf.data.accumulation import accumulate_tokens
 from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
 from lit_rlhf.data.formats import Kind
 from lit_rlhf.data.lengths import check_budget, check_cached, check_positions
-from lit_rlhf.data.loader import NoLoaders, TreeLoader
+from lit_rlhf.data.loader import NoLoaders, PlannedLoader, TreeLoader
 from lit_rlhf.data.planting import Judging, Planted, plant_rows
+from lit_rlhf.data.ranks import Processes, data_rank
 from lit_rlhf.data.report import PartKind, SplitReport, example_parts
+from lit_rlhf.data.row_reader import RowReader
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.sources import Split
 from lit_rlhf.data.split import shared_prompts, split_rows
+from lit_rlhf.data.stream_loader import StreamLoader
+from lit_rlhf.data.stream_split import StreamedSplit, check_streaming, stream_split
+from lit_rlhf.data.streamed import looked_at
 from lit_rlhf.data.tokenization import AssistantTurns, TextEncoder, load_tokenizer
 from lit_rlhf.data.trees import Truncation, plant_tree
 from lit_rlhf.records import Row, Tree, Vote
@@ -50,12 +57,18 @@ class TreeDataModule(LightningDataModule):
         batch_size: Prompts of a batch, with all their responses, over all ranks; null with `max_tokens` alone.
         max_tokens: Tokens of a batch on each rank at the most, prompts and responses together; given, it counts
             and `batch_size` does not. A row longer than that is refused.
+        tokens_per_update: With `max_tokens`: so many tokens, over all ranks, make an update; sets
+            trainer.accumulate_grad_batches to what comes nearest.
         max_prompt_tokens: Longer prompts are cut on their left, conversations by whole turns.
         max_response_tokens: Longer responses are cut on their right; `text` is cut into windows of this size.
         assistant_turns: Whether all assistant turns of a conversation count, or the last only.
         shuffle: Whether every epoch has an order of its own.
         seed: Decides order and validation split; null = that of ``seed_everything``.
         bad_rows: Whether a row that cannot be read stops the run, or is skipped and counted.
+        streaming: Whether training rows stay in their files and are read when their turn comes. A file is measured
+            in one pass before its first use, by all ranks and workers together; the numbers are kept beside it.
+            JSON lines, Parquet, Arrow, `datasets` folders and hub names; validation rows come from `val_path`.
+        workers: With `streaming`: processes of each rank that read, tokenize and pack ahead.
         chat_template: For conversations: chatml, a .jinja file or a template; by default the module's or the
             tokenizer's own.
         tokenizer: A tokenizer, or where to load one from; by default the module's.
@@ -74,12 +87,15 @@ class TreeDataModule(LightningDataModule):
         predict_path: DataPath | None = None,
         batch_size: int | None = 8,
         max_tokens: int | None = None,
+        tokens_per_update: int | None = None,
         max_prompt_tokens: int | None = 512,
         max_response_tokens: int | None = 512,
         assistant_turns: AssistantTurns = "all",
         shuffle: bool = True,
         seed: int | None = None,
         bad_rows: BadRows = "error",
+        streaming: bool = False,
+        workers: int = 0,
         chat_template: str | None = None,
         tokenizer: str | PreTrainedTokenizerBase | None = None,
     ) -> None:
@@ -87,6 +103,7 @@ class TreeDataModule(LightningDataModule):
         for name, limit in (
             ("batch_size", batch_size),
             ("max_tokens", max_tokens),
+            ("tokens_per_update", tokens_per_update),
             ("max_prompt_tokens", max_prompt_tokens),
             ("max_response_tokens", max_response_tokens),
         ):
@@ -94,25 +111,34 @@ class TreeDataModule(LightningDataModule):
                 raise ValueError(f"data.{name}: expected 1 or more, found {limit}")
         if batch_size is None and max_tokens is None:
             raise ValueError("expected data.batch_size or data.max_tokens, found neither")
+        if tokens_per_update is not None and max_tokens is None:
+            raise ValueError(
+                "data.tokens_per_update goes with data.max_tokens, a budget of tokens for each batch; found none"
+            )
+        check_streaming(streaming, workers, val_fraction if val_path is None else 0.0)
         self.paths = {"train": path, "val": val_path, "test": test_path, "predict": predict_path}
         self.val_fraction = 0.0 if val_path is not None else val_fraction
         self.batch_size = batch_size
         self.max_tokens = max_tokens
+        self.tokens_per_update = tokens_per_update
         self.max_prompt_tokens = max_prompt_tokens
         self.max_response_tokens = max_response_tokens
         self.assistant_turns = assistant_turns
         self.shuffle = shuffle
         self.seed = settled_seed(seed)
         self.bad_rows = bad_rows
+        self.streaming = streaming
+        self.workers = workers
         self.chat_template = chat_template
         self.tokenizer = tokenizer
         self.report: dict[str, SplitReport] = {}
         """What was read, by split."""
         self.module_arguments: Mapping[str, Any] = {}
         """The module's `ties` and `loss`, for where there is no trainer to ask."""
-        self._planted: dict[str, Planted] = {}
+        self._planted: dict[str, Planted | StreamedSplit] = {}
         self._encoder: TextEncoder | None = None
         self._planted_for: Judging | None = None
+        self._accumulated: int | None = None
 
     @property
     def encoder(self) -> TextEncoder:
@@ -140,8 +166,14 @@ class TreeDataModule(LightningDataModule):
         """Read and tokenize what the stage needs, once, say what was read, and look for rows that are too long.
 
         Raises:
-            ValueError: a row cannot be read, or is longer than `max_tokens` or the model's table of positions.
+            ValueError: a row cannot be read, or is longer than `max_tokens` or the model's table of positions; or
+                `tokens_per_update` contradicts the trainer.
         """
+        if stage == "fit" and self.trainer is not None and self.tokens_per_update is not None:
+            assert self.max_tokens is not None
+            self._accumulated = accumulate_tokens(
+                self.trainer, self.tokens_per_update, self.max_tokens, self._accumulated
+            )
         if self._planted_for not in (None, self._judging()):  # a module that takes ties another way
             self._planted.clear()
         for split in _STAGES[stage]:
@@ -153,7 +185,10 @@ class TreeDataModule(LightningDataModule):
             self.check_positions(config, _STAGES[stage], getattr(sampling, "max_new_tokens", 0))
         if sampling is not None and sampling.max_cached_tokens is not None:
             for part in map(self.plant, _STAGES[stage]):
-                check_cached(part.trees, sampling.max_cached_tokens, sampling.max_new_tokens, part.places)
+                trees = (
+                    () if isinstance(part, StreamedSplit) else part.trees
+                )  # streamed ones have their responses
+                check_cached(trees, sampling.max_cached_tokens, sampling.max_new_tokens, part.places)
 
     def check_positions(self, config: PreTrainedConfig, splits: Iterable[Split], new_tokens: int = 0) -> None:
         """Refuse rows that run past a model's table of positions, warn where its positions are rotary.
@@ -168,28 +203,45 @@ class TreeDataModule(LightningDataModule):
         Raises:
             ValueError: see :func:`lit_rlhf.data.lengths.check_positions`.
         """
-        planted = [self.plant(split) for split in splits]
-        trees = [tree for part in planted for tree in part.trees]
-        check_positions(trees, config, [place for part in planted for place in part.places], new_tokens)
+        whole = []
+        for part in map(self.plant, splits):
+            if isinstance(part, StreamedSplit):
+                part.check_positions(config)
+            else:
+                whole.append(part)
+        trees = [tree for part in whole for tree in part.trees]
+        check_positions(trees, config, [place for part in whole for place in part.places], new_tokens)
 
-    def rows(self, split: Split = "train") -> list[Row]:
-        """The rows of a split, in the order of the file; empty where there is no such split."""
+    def rows(self, split: Split = "train") -> Sequence[Row]:
+        """The rows of a split, in the order of the file; empty where there is no such split.
+
+        Those of a streamed split are read when they are asked for.
+        """
         return self.plant(split).rows
 
-    def trees(self, split: Split = "train") -> list[Tree]:
-        """The trees of a split; `row_indices` of its batches point into this list.
+    def trees(self, split: Split = "train") -> Sequence[Tree]:
+        """The trees of a split; `row_indices` of its batches point into this sequence.
 
-        But for windows of `text` there is one tree a row, so that they point into `rows` too.
+        But for windows of `text` there is one tree a row, so that they point into `rows` too. Those of a streamed
+        split are made when they are asked for; :func:`~lit_rlhf.data.streamed.looked_at` takes some of them.
         """
         return self.plant(split).trees
+
+    def longest(self, split: Split = "train") -> Sequence[Tree]:
+        """Trees among which is the one with the longest sequence: all, or of a streamed split the five longest."""
+        planted = self.plant(split)
+        return planted.longest_trees() if isinstance(planted, StreamedSplit) else planted.trees
 
     def votes(self, split: Split = "train") -> list[list[Vote]]:
         """The votes of every row of a split that was read with votes, before any row is dropped.
 
         How far people agree is a matter of all of them: `rows` lacks those that are nothing but ties where ties
-        are dropped.
+        are dropped. Of a streamed split these are the votes of some thousand rows that are kept.
         """
-        return self.plant(split).votes
+        planted = self.plant(split)
+        if isinstance(planted, StreamedSplit):
+            return [row.votes for row in looked_at(planted.rows) if row.votes]
+        return planted.votes
 
     def example(self, split: Split = "train") -> list[tuple[str, PartKind]]:
         """The first tree as text in parts: ``prompt``, ``counted``, ``uncounted``, ``eos``."""
@@ -213,31 +265,38 @@ class TreeDataModule(LightningDataModule):
         """Batches to score or to answer, in the file's order."""
         return self._loader("predict")
 
-    def _loader(self, split: Split, shuffle: bool = False) -> TreeLoader:
-        planted, trainer = self.plant(split), self.trainer
+    def _loader(self, split: Split, shuffle: bool = False) -> PlannedLoader:
+        planted = self.plant(split)
         if not planted.trees:
             raise ValueError(f"there are no rows for {split}: give data.{_argument(split)}")
-        loader = TreeLoader(
-            planted.trees,
-            batch_size=None if self.max_tokens is not None else self.batch_size,
-            max_tokens=self.max_tokens,
-            seed=self.seed,
-            shuffle=shuffle,
-            rank=0 if trainer is None else trainer.global_rank,
-            world_size=1 if trainer is None else trainer.world_size,
-            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
-            weights=planted.weights if split == "train" else None,
-            name=f"{split}, data.{_argument(split)}",
-        )
+        rank, world_size = data_rank(self.trainer)
+        options: dict[str, Any] = {
+            "batch_size": None if self.max_tokens is not None else self.batch_size,
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+            "shuffle": shuffle,
+            "rank": rank,
+            "world_size": world_size,
+            "epoch": lambda: 0 if self.trainer is None else self.trainer.current_epoch,
+            "name": f"{split}, data.{_argument(split)}",
+        }
+        loader: PlannedLoader
+        if isinstance(planted, StreamedSplit):
+            loader = StreamLoader(planted, workers=self.workers, **options)
+        else:
+            weights = planted.weights if split == "train" else None
+            loader = TreeLoader(planted.trees, weights=weights, **options)
         if self.max_tokens is not None:
             rank_zero_info(f"{split}: {loader.describe()}")
         return loader
 
-    def plant(self, split: Split) -> Planted:
+    def plant(self, split: Split) -> Planted | StreamedSplit:
         """A split in tokens; read on the first call, and empty where there is no such split."""
         if split in self._planted:
             return self._planted[split]
-        if self.val_fraction and split in ("train", "val") and self.paths["train"] is not None:
+        if self.streaming and split == "train" and self.paths["train"] is not None:
+            self._planted[split] = self._stream()
+        elif self.val_fraction and split in ("train", "val") and self.paths["train"] is not None:
             read = self._read("train")
             train, val, note = split_rows(read.rows, self.val_fraction, self.seed)
             self._settle("train", read, train)
@@ -278,6 +337,34 @@ class TreeDataModule(LightningDataModule):
             return self.module_arguments.get(name)
         return getattr(module, name, module.hparams.get(name))
 
+    def row_judge(self) -> partial[Row] | None:
+        """What makes comparisons of one streamed training row, where :meth:`judge` has all of them; None = nothing.
+
+        Meant to be overridden: a function that can be pickled, whose named arguments are all that it depends on.
+        """
+        return None
+
+    def _stream(self) -> StreamedSplit:
+        """The training rows in their files, measured."""
+        assert self.paths["train"] is not None
+        judging = self._judging()
+        reader = RowReader(
+            self.kind,
+            self.encoder,
+            self.max_prompt_tokens,
+            self.max_response_tokens,
+            self.assistant_turns,
+            judging,
+            self.row_judge(),
+        )
+        planted, report = stream_split(
+            self.paths["train"], reader, self.workers, self.bad_rows, Processes(self.trainer)
+        )
+        planted.check(report.rows, self.compares, self.max_tokens)
+        self._planted_for = judging
+        self._say("train", report)
+        return planted
+
     def _plant_tree(self, row: Row) -> tuple[list[Tree], Truncation]:
         return plant_tree(
             row, self.encoder, self.max_prompt_tokens, self.max_response_tokens, self.assistant_turns
@@ -315,8 +402,13 @@ class TreeDataModule(LightningDataModule):
             check_budget(planted.trees, self.max_tokens, planted.places)
         self._planted[split] = planted
         self._planted_for = self._judging()
-        if split in ("val", "test") and self.paths[split] is not None and "train" in self._planted:
+        training = self._planted.get("train")
+        known = training is not None and not isinstance(training, StreamedSplit)
+        if split in ("val", "test") and self.paths[split] is not None and known:
             report.shared_prompts = shared_prompts(self._planted["train"].rows, planted.rows)
+        self._say(split, report)
+
+    def _say(self, split: Split, report: SplitReport) -> None:
         self.report[split] = report
         for line in report.lines():
             rank_zero_info(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.sources import Split
+from lit_rlhf.data.streamed import looked_at
 from lit_rlhf.data.trees import pack_trees, plant_tree
 from lit_rlhf.metrics.agreement import describe_agreement
 from lit_rlhf.models.components import Components
@@ -87,7 +89,7 @@ class RewardModule(ComparisonPhase):
             and at the end of an epoch.
         lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
             (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
-            all-linear); null = full weights. The head
+            all-linear), and ``base_weights: nf4`` for frozen weights in 4 bits; null = full weights. The head
             is trained in full. Without dropout, since it is off.
         execution: how layers are run in training: ``{activation_checkpointing, offload_activations, compile}``, each
             true or false; null = none of it.
@@ -299,7 +301,7 @@ class RewardModule(ComparisonPhase):
         for line in describe_agreement(votes) if votes else []:
             rank_zero_info(line)
         self._normalization.start()
-        ties = [comparison.tie for tree in self._trees("train") for comparison in tree.comparisons]
+        ties = [comparison.tie for tree in looked_at(self._trees("train")) for comparison in tree.comparisons]
         if ties and self.trainer.ckpt_path is None:
             self.objective.start_tie_width(sum(ties) / len(ties))
         if self.objective.loss == "ratings":
@@ -357,7 +359,7 @@ class RewardModule(ComparisonPhase):
                 f"Annotators' scales are those of the {split} data: the model's own come with --ckpt_path."
             )
 
-    def _trees(self, split: Split) -> list[Tree]:
+    def _trees(self, split: Split) -> Sequence[Tree]:
         return self.datamodule.trees(split) if hasattr(self.datamodule, "trees") else []
 
     def _mean_over_ranks(self, value: Tensor) -> Tensor:

@@ -339,7 +339,7 @@ def test_validate_without_validation_rows_is_refused(
 def test_too_few_rows_for_the_ranks_name_the_split(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     data = PairDataModule(PAIRS, val_path=PAIRS[:1], tokenizer=tiny_tokenizer)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        global_rank=0, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit")
+        strategy=None, global_rank=0, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit")
     )
     with pytest.raises(ValueError, match=r"^val, data\.val_path.*: expected .* ranks \(2\), found 1"):
         data.val_dataloader()

@@ -33,7 +33,9 @@ def ballots(count: int = 24) -> list[dict[str, Any]]:
 def give_module(data: Any, hparams: dict[str, Any] | None = None, **attributes: Any) -> None:
     """A trainer with a module that has these attributes and hyper-parameters."""
     module = SimpleNamespace(**attributes, hparams=hparams or {}, modules=list)
-    data.trainer = SimpleNamespace(lightning_module=module, global_rank=0, world_size=1, current_epoch=0)
+    data.trainer = SimpleNamespace(
+        strategy=None, lightning_module=module, global_rank=0, world_size=1, current_epoch=0
+    )
 
 
 def test_votes_are_soft_labels_and_stay_with_the_row(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
