@@ -75,13 +75,17 @@ class ActorCritic(nn.Module):
         if self.critic is None:
             return None
         if not isinstance(self.critic, ValueHead):
-            return self.values(trees)
+            return self._own_values(trees)
         counted, values = trees.response_grid_mask(), self.critic(states)
         grid: Tensor = values.new_zeros(counted.shape).masked_scatter(counted, values)
         return grid
 
     def values(self, trees: ResponseTrees) -> Tensor:
         """The value before each counted response token, grid ``[N, R]``, from a critic with a pass of its own."""
+        return self._own_values(trees)
+
+    def _own_values(self, trees: ResponseTrees) -> Tensor:
+        # not `values`: FSDP2 drops what it has gathered behind a method that it knows, within another too
         if isinstance(self.critic, AdapterCritic):
             return self.critic.values(self.policy.causal_lm.base_model, trees)
         assert isinstance(self.critic, ScorerNetwork)

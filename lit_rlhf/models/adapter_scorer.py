@@ -60,8 +60,8 @@ class AdapterScorer(ScorerNetwork):
             return self._policy[0].policy.causal_lm.base_model
         return super().__getattr__(name)
 
-    def read(self, trees: ResponseTrees) -> Reading:
-        """See :meth:`ScorerNetwork.read`; through the network that owns the trunk."""
+    def _read(self, trees: ResponseTrees) -> Reading:
+        """What :meth:`ScorerNetwork.read` says; through the network that owns the trunk."""
         network, adapter, name = self._policy
         with evaluating(network):
             return network.read(trees, adapter, name, self.gate is not None)

@@ -85,11 +85,16 @@ class ScorerNetwork(nn.Module):
 
     def forward(self, trees: ResponseTrees) -> Tensor:
         """Scores ``[N]``, fp32, combined. What stands behind a response's last token changes nothing."""
-        return self.forward_with_disagreement(trees)[0]
+        return self._with_disagreement(trees)[0]
 
     def forward_with_disagreement(self, trees: ResponseTrees) -> tuple[Tensor, Tensor]:
         """Scores ``[N]``, and the standard deviation of a response's normalised scores over components ``[N]``."""
-        reading = self.read(trees)
+        return self._with_disagreement(trees)
+
+    # What is called from outside gathers weights that are spread over ranks, and must not call another that does:
+    # FSDP2 would drop them behind the inner one.
+    def _with_disagreement(self, trees: ResponseTrees) -> tuple[Tensor, Tensor]:
+        reading = self._read(trees)
         raw = self.raw(reading.states)
         logits = None if self.gate is None else self.gate_logits(reading)[trees.tree_index]
         scores = self.combined(raw, logits)
@@ -97,6 +102,9 @@ class ScorerNetwork(nn.Module):
 
     def read(self, trees: ResponseTrees) -> Reading:
         """The states that heads read, and those that the gate reads, where there is one; one pass over the trunk."""
+        return self._read(trees)
+
+    def _read(self, trees: ResponseTrees) -> Reading:
         return end_states(self.trunk, trees, prompts=self.gate is not None)
 
     def raw(self, states: Tensor) -> Tensor:

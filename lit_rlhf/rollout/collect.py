@@ -44,7 +44,10 @@ def describe_completions(
         prompt_ids=request.prompt_ids,
         response_ids=sampled.response_ids,
         finished=[not cut for cut in sampled.truncated.tolist()],
-        prompt_names=[row.id or row.place or f"number {i}" for i, row in enumerate(request.rows)],
+        prompt_names=[
+            row.id or row.place or f"number {prompt}"
+            for row, prompt in zip(request.rows, request.prompt_index.tolist(), strict=True)
+        ],
         columns={name: [row.columns.get(name) for row in request.rows] for name in names},
     )
 
