@@ -21,6 +21,8 @@ SMALLER = {
             "--model.max_new_tokens", "4", "--model.epochs", "1", "--trainer.check_val_every_n_epoch", "1"],
     "ppo-ensemble": ["--trainer.max_epochs", "1", "--data.batch_size", "8", "--model.minibatch_size", "4",
                      "--model.max_new_tokens", "4", "--model.epochs", "1"],
+    "ppo-one-trunk": ["--trainer.max_epochs", "1", "--data.batch_size", "8", "--model.minibatch_size", "4",
+                      "--model.max_new_tokens", "4", "--model.epochs", "1"],
     "strength": ["--members", "2", "--folds", "2"],
     "drawn.jsonl": ["--max-new-tokens", "4"],
     "best.jsonl": ["--max-new-tokens", "4"],
@@ -95,6 +97,9 @@ def test_the_four_phases_one_after_the_other(desk: Path):
         "reward-rankings",
         "reward-votes",
         "reward-ensemble",
+        "reward-lora",
+        "ppo-one-trunk",
+        "sft-streamed",
     ):
         folder = desk / "runs" / run
         for name in ("config.yaml", "metrics.json", "export/config.json", "checkpoints/last.ckpt"):
