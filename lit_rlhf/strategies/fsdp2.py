@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.device_dtype_mixin import _update_properties
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.constants import default_pg_timeout
 
 from lit_rlhf.models.sharding import decoder_layers, is_sharded, shard
 from lit_rlhf.models.tensor_parallel import split_layers
+from lit_rlhf.strategies.sharded_checkpoint import load_optimizer_parts, load_whole_optimizer
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -79,26 +81,38 @@ class FSDP2Strategy(ModelParallelStrategy):
     ) -> dict[str, Any]:
         """Weights and optimizer states into their parts; returns the rest of the checkpoint.
 
-        Lightning's own stumbles over optimizers that have no state, as plain SGD, or any before its first update.
+        Optimizers are not left to Lightning: it takes every parameter to have a state, which those that were not
+        updated yet have not, and counts parameters otherwise than a single process does.
         """
         path = Path(self.broadcast(checkpoint_path))
-        stored: list[dict[str, Any]] = []
-        if path.is_file():
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
-            stored = content.get("optimizer_states", [])
-        if not stored or any(state["state"] for state in stored):
-            return super().load_checkpoint(path, weights_only)
         optimizers, self.optimizers = self.optimizers, []
         try:
             rest = super().load_checkpoint(path, weights_only)
         finally:
             self.optimizers = optimizers
-        for optimizer, state in zip(
-            optimizers, stored, strict=False
-        ):  # there are none where nothing is trained
-            for group, before in zip(optimizer.param_groups, state["param_groups"], strict=True):
-                group.update({key: value for key, value in before.items() if key != "params"})
+        assert self.model is not None
+        for number, optimizer in enumerate(optimizers):
+            if path.is_dir():
+                load_optimizer_parts(self.model, optimizer, f"optimizer_{number}", path)
+            else:
+                load_whole_optimizer(optimizer, rest["optimizer_states"][number])
         return rest
+
+    def model_to_device(self) -> None:
+        """Move what is not spread; parts that lie in the memory of the CPU stay there."""
+        assert self.model is not None
+        if not self.cpu_offload:
+            super().model_to_device()
+            return
+        for part in self.model.children():
+            if not is_sharded(part):
+                part.to(self.root_device)
+        _update_properties(self.model, device=self.root_device)  # where batches go
+
+    def _get_process_group_backend(self) -> str:
+        backend = super()._get_process_group_backend()
+        # norms, exports and checksums go over the parts, wherever they lie
+        return f"cpu:gloo,cuda:{backend}" if self.cpu_offload and backend == "nccl" else backend
 
     @property
     def device_of_parts(self) -> torch.device:

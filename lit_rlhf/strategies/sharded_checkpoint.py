@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader
+import torch.distributed.checkpoint as distributed_checkpoint
+from torch import Tensor, nn
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from torch.optim import Optimizer
+
+from lit_rlhf.models.sharding import like
 
 REST = "meta.pt"
 """The file of what is no weight and no optimizer state; rank 0 writes it last."""
@@ -61,3 +67,64 @@ def _by_number(state: dict[str, Any]) -> dict[str, Any]:
             for group in state["param_groups"]
         ],
     }
+
+
+@torch.no_grad()
+def load_whole_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """What a single process or rank 0 saved of an optimizer, spread as its parameters are.
+
+    Args:
+        optimizer: with as many parameters, in the same order.
+        state: its ``state_dict`` with whole tensors; a parameter that was never updated has no entry, and gets none.
+
+    Raises:
+        ValueError: the state is of other parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    if len(parameters) != len(numbers):
+        raise ValueError(
+            f"The checkpoint's optimizer has {len(numbers)} parameters, this run's has {len(parameters)}: give the "
+            "model, model.lora and what else is trained as the run had it."
+        )
+    for parameter, number in zip(parameters, numbers, strict=True):
+        held = state["state"].get(number)
+        if held is not None:
+            optimizer.state[parameter] = {name: _spread(parameter, value) for name, value in held.items()}
+    _settle_groups(optimizer, state["param_groups"])
+
+
+def load_optimizer_parts(model: nn.Module, optimizer: Optimizer, name: str, folder: str | Path) -> None:
+    """What all ranks saved of an optimizer in a folder; every rank must call it.
+
+    Args:
+        model: holds the optimizer's parameters, spread.
+        optimizer: without a state.
+        name: of the optimizer there.
+        folder: the checkpoint.
+    """
+    state: Any = get_optimizer_state_dict(model, optimizer)  # begins a state for each parameter, to be read into
+    stored = FileSystemReader(folder).read_metadata().state_dict_metadata
+    distributed_checkpoint.load(
+        {name: state}, checkpoint_id=folder, planner=DefaultLoadPlanner(allow_partial_load=True)
+    )
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for path, parameter in model.named_parameters():
+        if id(parameter) not in trained:
+            continue
+        if any(key.startswith(f"{name}.state.{path}.") for key in stored):
+            optimizer.state[parameter] = state["state"][path]
+        else:
+            optimizer.state.pop(parameter, None)
+    _settle_groups(optimizer, state["param_groups"])
+
+
+def _spread(parameter: Tensor, value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.shape != parameter.shape or not value.dim():
+        return value
+    return like(parameter, value).clone()
+
+
+def _settle_groups(optimizer: Optimizer, stored: list[dict[str, Any]]) -> None:
+    for group, before in zip(optimizer.param_groups, stored, strict=True):
+        group.update({key: value for key, value in before.items() if key != "params"})
