@@ -80,8 +80,9 @@ class LastGood:
         self._candidate = None
         path = folder_of(trainer) / str(self.name)
         trainer.strategy.barrier("roll back")
-        checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
+        # before the checkpoint: some strategies put it into the optimizers at once
         rates = [[dict(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
         pl_module.on_load_checkpoint(checkpoint)
         trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
         trainer.strategy.load_optimizer_state_dict(checkpoint)
@@ -99,7 +100,7 @@ class LastGood:
         finally:
             self._saving = False
         if trainer.is_global_zero:
-            if path.is_dir():  # a sharded checkpoint; a file is replaced at once
+            if path.is_dir() or beside.is_dir():  # a sharded checkpoint; a file is replaced at once
                 remove(path)
             os.replace(beside, path)
         trainer.strategy.barrier("last good checkpoint")

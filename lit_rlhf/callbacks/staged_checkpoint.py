@@ -62,9 +62,10 @@ def previous(path: Path) -> Path:
 def put_in_place(fresh: Path, path: Path) -> None:
     """Rename `fresh` to `path` and keep what was there as :func:`previous`; at no moment is there none of the two."""
     before = previous(path)
-    if path.is_dir():  # a sharded checkpoint
-        remove(before)
-        os.replace(path, before)
+    if path.is_dir() or fresh.is_dir() or before.is_dir():
+        remove(before)  # sharded checkpoints are folders, whose place nothing takes at once
+        if path.exists():
+            os.replace(path, before)
     elif path.exists():
         _keep(path, before)
     os.replace(fresh, path)

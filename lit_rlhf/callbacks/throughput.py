@@ -41,9 +41,11 @@ class Throughput(Callback):
         self._recent.append((tokens, now - self._since))
         self._since = now
         trained, seconds = (sum(column) for column in zip(*self._recent))
+        # ranks that compute layers together have the same tokens
+        distinct = getattr(pl_module, "data_ranks", trainer.world_size) / trainer.world_size
         pl_module.log(
             "perf/tokens_per_second",
-            trained / max(seconds, 1e-9),
+            distinct * trained / max(seconds, 1e-9),
             sync_dist=trainer.world_size > 1,
             reduce_fx="sum",
             batch_size=1,

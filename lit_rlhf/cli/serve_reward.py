@@ -18,8 +18,8 @@ from lit_rlhf.data.tokenization import load_tokenizer
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.named import names_model, reward_at_path
 from lit_rlhf.rewards.remote import RemoteReward
+from lit_rlhf.rewards.remote.server import RewardServer
 from lit_rlhf.rewards.scoring import PartialReward
-from lit_rlhf.rewards.server import RewardServer
 
 PATIENCE = 30
 """Seconds that requests have to end in when the server is told to."""

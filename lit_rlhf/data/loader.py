@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from lit_rlhf.data.lengths import check_budget
 from lit_rlhf.data.plan import EpochPlan
-from lit_rlhf.data.stream_plan import StreamPlan
+from lit_rlhf.data.streaming.plan import StreamPlan
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.records import ResponseTrees, Tree
 

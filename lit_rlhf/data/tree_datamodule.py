@@ -24,13 +24,13 @@ from lit_rlhf.data.loader import NoLoaders, PlannedLoader, TreeLoader
 from lit_rlhf.data.planting import Judging, Planted, plant_rows
 from lit_rlhf.data.ranks import Processes, data_rank
 from lit_rlhf.data.report import PartKind, SplitReport, example_parts
-from lit_rlhf.data.row_reader import RowReader
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.sources import Split
 from lit_rlhf.data.split import shared_prompts, split_rows
-from lit_rlhf.data.stream_loader import StreamLoader
-from lit_rlhf.data.stream_split import StreamedSplit, check_streaming, stream_split
-from lit_rlhf.data.streamed import looked_at
+from lit_rlhf.data.streaming.loader import StreamLoader
+from lit_rlhf.data.streaming.row_reader import RowReader
+from lit_rlhf.data.streaming.split import StreamedSplit, check_streaming, stream_split
+from lit_rlhf.data.streaming.streamed import looked_at
 from lit_rlhf.data.tokenization import AssistantTurns, TextEncoder, load_tokenizer
 from lit_rlhf.data.trees import Truncation, plant_tree
 from lit_rlhf.records import Row, Tree, Vote
@@ -223,7 +223,7 @@ class TreeDataModule(LightningDataModule):
         """The trees of a split; `row_indices` of its batches point into this sequence.
 
         But for windows of `text` there is one tree a row, so that they point into `rows` too. Those of a streamed
-        split are made when they are asked for; :func:`~lit_rlhf.data.streamed.looked_at` takes some of them.
+        split are made when they are asked for; :func:`~lit_rlhf.data.streaming.streamed.looked_at` takes some of them.
         """
         return self.plant(split).trees
 

@@ -19,7 +19,7 @@ from lit_rlhf.records import ResponseTrees
 class Judged:
     """What people said and what a model says, CPU tensors of one dimension, comparisons and responses of all ranks.
 
-    C comparisons in all, N responses in all; their order is that of the ranks and batches they came in.
+    C comparisons in all, N responses in all; in the order of the rows.
     """
 
     row: Tensor
@@ -54,6 +54,10 @@ class Judged:
     """Long ``[N]``, in tokens."""
     disagreement: Tensor
     """Float ``[N]``: standard deviation of the score over the model's components, 0 where it has one."""
+
+
+OF_RESPONSES = ("response_row", "response", "scores", "ranks", "lengths", "disagreement")
+"""Fields of :class:`Judged` that have an entry a response; the others have one a comparison."""
 
 
 class JudgedComparisons(Metric):
@@ -111,10 +115,12 @@ class JudgedComparisons(Metric):
             getattr(self, name).append(tensor.detach().float() if tensor.is_floating_point() else tensor)
 
     def compute(self) -> Judged:
-        """Everything that was added, on all ranks."""
-        return Judged(
-            **{field.name: dim_zero_cat(getattr(self, field.name)).cpu() for field in fields(Judged)}
+        """Everything that was added, on all ranks, in the order of the rows, whichever rank had them."""
+        found = {field.name: dim_zero_cat(getattr(self, field.name)).cpu() for field in fields(Judged)}
+        comparisons, responses = (
+            found[key].reshape(-1).argsort(stable=True) for key in ("row", "response_row")
         )
+        return Judged(**{n: v[responses if n in OF_RESPONSES else comparisons] for n, v in found.items()})
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         """torchmetrics makes scalars of tensors with one element, which a single comparison is not."""

@@ -200,7 +200,10 @@ def _attention_with_veiled_segments(*tensors: Any, **others: Any) -> Any:
 
 def _to_host(saved: Tensor) -> Tensor | tuple[torch.device, Tensor]:
     """What ``torch.autograd.graph.save_on_cpu`` does, but for weights, which stay on the device anyway."""
-    if isinstance(saved, nn.Parameter) or saved.device.type not in OFFLOADED_FROM:
+    origin = (
+        saved if saved._base is None else saved._base
+    )  # a linear map saves its weight's transpose, a view
+    if isinstance(origin, nn.Parameter) or saved.device.type not in OFFLOADED_FROM:
         return saved
     held = torch.empty(saved.shape, dtype=saved.dtype, layout=saved.layout, pin_memory=saved.is_cuda)
     return saved.device, held.copy_(saved)

@@ -163,17 +163,20 @@ class MovingReference(Frozen):
         if weights is None:
             reshard(self.network)
             weights = {name: self._whole(name, held) for name, held in self.network.named_parameters()}
+            if is_sharded(self.network) and torch.distributed.get_rank():
+                weights = {}  # rank 0 writes
         return {"iteration": self.iteration, "weights": {name: w.detach() for name, w in weights.items()}}
 
     def _whole(self, name: str, held: Tensor) -> Tensor:
-        if name not in self._wide:
-            return whole(held)
+        """What is saved of a weight; of one that is spread all of it, on rank 0 and in the memory of its CPU."""
         if not isinstance(held, DTensor):
-            return self._wide[name]
-        wide = DTensor.from_local(
-            self._wide[name], held.device_mesh, held.placements, shape=held.shape, stride=held.stride()
+            return self._wide.get(name, held)
+        part = self._wide.get(name, held.to_local())
+        spread = DTensor.from_local(
+            part, held.device_mesh, held.placements, shape=held.shape, stride=held.stride()
         )
-        return whole(wide)
+        gathered = whole(spread)
+        return gathered.new_empty(0) if torch.distributed.get_rank() else gathered.cpu()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where the state was saved.

@@ -118,10 +118,18 @@ def like(tensor: Tensor, given: Tensor) -> Tensor:
     """`given`, which is whole on every rank, spread as `tensor` is."""
     if not isinstance(tensor, DTensor):
         return given
-    given = given.to(tensor.device)
     # every rank has it: nothing is sent
-    return torch.distributed.tensor.distribute_tensor(
+    spread = torch.distributed.tensor.distribute_tensor(
         given, tensor.device_mesh, tensor.placements, src_data_rank=None
+    )
+    # the mesh's kind of device is not where parts lie that are offloaded
+    return DTensor.from_local(
+        spread.to_local().to(tensor.device),
+        tensor.device_mesh,
+        tensor.placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
     )
 
 

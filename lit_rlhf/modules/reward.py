@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.data.sources import Split
-from lit_rlhf.data.streamed import looked_at
+from lit_rlhf.data.streaming.streamed import looked_at
 from lit_rlhf.data.trees import pack_trees, plant_tree
 from lit_rlhf.metrics.agreement import describe_agreement
 from lit_rlhf.models.components import Components

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_rlhf.data.datamodules import read_reference_trees
-from lit_rlhf.data.streamed import looked_at
+from lit_rlhf.data.streaming.streamed import looked_at
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.scorer import ScorerNetwork
+from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.ops.normalization import gain_and_bias
 from lit_rlhf.records import Tree
 
@@ -58,7 +60,11 @@ class ScoreNormalization:
                 "model.references, or set model.center and model.unit_variance to false."
             )
             return
-        with evaluating(network):
+        # weights that are gathered in bf16 need the autocast of a step around them; whole ones are read in fp32
+        context = (
+            self.module.trainer.precision_plugin.forward_context() if is_sharded(network) else nullcontext()
+        )
+        with evaluating(network), context:
             raw, gates = self._raw_scores(trees)
         said = []
         if self.unit_variance or several:
@@ -104,7 +110,7 @@ class ScoreNormalization:
         """Raw scores of the references ``[R, C]`` and their gate logits, each rank having read its share."""
         network, module = self._network, self.module
         rank, world = module.data_rank, module.data_ranks
-        raw = torch.zeros(len(trees), network.num_components, device=module.device)
+        raw = torch.zeros(len(trees), network.num_components, dtype=torch.float32, device=module.device)
         gates: Tensor | None = None
         for start in range(0, len(trees), SHARE * world):
             share = list(range(start + rank, min(start + SHARE * world, len(trees)), world))
@@ -112,15 +118,15 @@ class ScoreNormalization:
             if network.num_components == 1:  # what the module makes of it, should somebody have overridden it
                 scores = module.score(batch)[:, None]
                 if share:
-                    raw[share] = (scores + network.score_offset) / network.gain
+                    raw[share] = ((scores + network.score_offset) / network.gain).float()
                 continue
             reading = network.read(batch)  # every rank takes part
             if share:
-                raw[share] = network.raw(reading.states)
+                raw[share] = network.raw(reading.states).float()
             if network.gate is not None:
                 gates = torch.zeros_like(raw) if gates is None else gates
                 if share:
-                    gates[share] = network.gate_logits(reading)  # one response a tree
+                    gates[share] = network.gate_logits(reading).float()  # one response a tree
         return self._over_ranks(raw), None if gates is None else self._over_ranks(gates)
 
     def _over_ranks(self, rows: Tensor) -> Tensor:

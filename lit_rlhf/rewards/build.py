@@ -16,6 +16,7 @@ from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.named import as_reward, made_by_class_path, names_model, reward_at_path
 from lit_rlhf.rewards.protocol import Completions, Reward, RewardError
 from lit_rlhf.rewards.remote import RemoteReward
+from lit_rlhf.rewards.remote.wire import is_address
 from lit_rlhf.rewards.scoring import (
     Failure,
     PartialReward,
@@ -24,7 +25,6 @@ from lit_rlhf.rewards.scoring import (
     join_parts,
     raise_failure,
 )
-from lit_rlhf.rewards.wire import is_address
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_rlhf.models.loading import is_scorer_folder, looks_local
 from lit_rlhf.models.stored_weights import stored_names
 from lit_rlhf.rewards.protocol import Completions
-from lit_rlhf.rewards.wire import is_address
+from lit_rlhf.rewards.remote.wire import is_address
 from lit_rlhf.rollout.truth import Truth, agreement
 
 CLOSE = 1e-3

@@ -14,7 +14,11 @@ from torch.distributed.constants import default_pg_timeout
 
 from lit_rlhf.models.sharding import decoder_layers, is_sharded, shard
 from lit_rlhf.models.tensor_parallel import split_layers
-from lit_rlhf.strategies.sharded_checkpoint import load_optimizer_parts, load_whole_optimizer
+from lit_rlhf.strategies.sharded_checkpoint import (
+    check_same_weights,
+    load_optimizer_parts,
+    load_whole_optimizer,
+)
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -85,12 +89,13 @@ class FSDP2Strategy(ModelParallelStrategy):
         updated yet have not, and counts parameters otherwise than a single process does.
         """
         path = Path(self.broadcast(checkpoint_path))
+        assert self.model is not None
+        check_same_weights(self.model, path, weights_only)
         optimizers, self.optimizers = self.optimizers, []
         try:
             rest = super().load_checkpoint(path, weights_only)
         finally:
             self.optimizers = optimizers
-        assert self.model is not None
         for number, optimizer in enumerate(optimizers):
             if path.is_dir():
                 load_optimizer_parts(self.model, optimizer, f"optimizer_{number}", path)

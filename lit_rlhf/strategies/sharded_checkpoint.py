@@ -10,6 +10,7 @@ import torch.distributed.checkpoint as distributed_checkpoint
 from torch import Tensor, nn
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from torch.optim import Optimizer
@@ -69,6 +70,37 @@ def _by_number(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_same_weights(model: nn.Module, path: Path, weights_only: bool | None) -> None:
+    """Refuse a checkpoint of another model, which Lightning's loading would take in part without a word.
+
+    Args:
+        model: what the checkpoint is to be loaded into.
+        path: the checkpoint, a file or a folder.
+        weights_only: of a file: refuse code in it.
+
+    Raises:
+        ValueError: it has other weights, or of other shapes; the message names the first.
+    """
+    if path.is_dir():
+        stored = {
+            name.removeprefix("state_dict."): tuple(entry.size)
+            for name, entry in FileSystemReader(path).read_metadata().state_dict_metadata.items()
+            if name.startswith("state_dict.") and isinstance(entry, TensorStorageMetadata)
+        }
+    else:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+        stored = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
+    here = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    differ = sorted(name for name in {**stored, **here} if stored.get(name) != here.get(name))
+    if differ:
+        name = differ[0]
+        raise ValueError(
+            f"{path}: its weights do not fit this model: {name} has the shape {stored.get(name)} there and "
+            f"{here.get(name)} here, and {len(differ) - 1} more differ. Give the model, model.lora and data that the "
+            "run was started with."
+        )
+
+
 @torch.no_grad()
 def load_whole_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """What a single process or rank 0 saved of an optimizer, spread as its parameters are.
@@ -89,7 +121,9 @@ def load_whole_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
         )
     for parameter, number in zip(parameters, numbers, strict=True):
         held = state["state"].get(number)
-        if held is not None:
+        if held is None:  # never updated; what a roll-back undoes goes too
+            optimizer.state.pop(parameter, None)
+        else:
             optimizer.state[parameter] = {name: _spread(parameter, value) for name, value in held.items()}
     _settle_groups(optimizer, state["param_groups"])
 
@@ -103,7 +137,9 @@ def load_optimizer_parts(model: nn.Module, optimizer: Optimizer, name: str, fold
         name: of the optimizer there.
         folder: the checkpoint.
     """
-    state: Any = get_optimizer_state_dict(model, optimizer)  # begins a state for each parameter, to be read into
+    state: Any = get_optimizer_state_dict(
+        model, optimizer
+    )  # begins a state for each parameter, to be read into
     stored = FileSystemReader(folder).read_metadata().state_dict_metadata
     distributed_checkpoint.load(
         {name: state}, checkpoint_id=folder, planner=DefaultLoadPlanner(allow_partial_load=True)

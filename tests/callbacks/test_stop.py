@@ -169,3 +169,20 @@ def test_sharded_checkpoints_take_turns_too(tmp_path: Path) -> None:
     assert (last / "meta.pt").read_text() == "3"
     assert (tmp_path / "previous.ckpt" / "meta.pt").read_text() == "2"
     assert not fresh.exists()
+
+
+@pytest.mark.parametrize("kinds", ["file folder file file", "folder file folder folder"])
+def test_a_run_may_go_on_with_the_other_kind_of_checkpoint(tmp_path: Path, kinds: str) -> None:
+    last, fresh = tmp_path / "last.ckpt", tmp_path / "last.ckpt.next"
+    before = tmp_path / "previous.ckpt"
+    written = kinds.split()
+    for number, kind in enumerate(written):
+        if kind == "folder":
+            fresh.mkdir()
+        content = fresh / "meta.pt" if kind == "folder" else fresh
+        content.write_text(str(number))
+        put_in_place(fresh, last)
+        assert last.is_dir() == (kind == "folder")
+        if number:
+            held = before / "meta.pt" if written[number - 1] == "folder" else before
+            assert held.read_text() == str(number - 1)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lit_rlhf.data.ahead import computed_ahead
 from lit_rlhf.data.formats import RowError
+from lit_rlhf.data.streaming.ahead import computed_ahead
 
 
 def slow_if_even(task: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lit_rlhf.data.permutation import draw_key, draw_keys, permute
+from lit_rlhf.data.streaming.permutation import draw_key, draw_keys, permute
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 1000, 4097])

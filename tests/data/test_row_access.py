@@ -12,10 +12,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lit_rlhf.data import row_access
 from lit_rlhf.data.formats import RowError
-from lit_rlhf.data.row_access import LineFile, RowAccess, open_at_random
 from lit_rlhf.data.sources import find_sources
+from lit_rlhf.data.streaming import row_access
+from lit_rlhf.data.streaming.row_access import LineFile, RowAccess, open_at_random
 
 
 def opened(path: Any) -> RowAccess:
@@ -112,7 +112,7 @@ def test_parquet_and_arrow_have_numbers(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("d.jsonl.gz", gzip.compress(b"{}"), "compressed.*gunzip -k"),
+        ("d.jsonl.gz", gzip.compress(b"{}", mtime=0), "compressed.*gunzip -k"),
         ("d.csv", b"prompt,response\na,b\n", r"CSV.*convert it to \.jsonl"),
         ("d.json", b' [{"a": 1}]', r"one JSON array.*a JSON object a line"),
     ],

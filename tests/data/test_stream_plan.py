@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_rlhf.data.stream_plan import StreamPlan
+from lit_rlhf.data.streaming.plan import StreamPlan
 
 SIZES = st.lists(st.integers(1, 60), min_size=5, max_size=160)
 WORLDS = st.integers(1, 5)

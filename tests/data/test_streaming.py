@@ -14,10 +14,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lit_rlhf.data import index_files, measuring, row_access, row_index, tree_datamodule
+from lit_rlhf.data import tree_datamodule
 from lit_rlhf.data.datamodules import DemonstrationDataModule, PairDataModule, RankingDataModule
 from lit_rlhf.data.files import BadRowsError
-from lit_rlhf.data.streamed import Stream, Streamed, looked_at
+from lit_rlhf.data.streaming import index_files, measuring, row_access, row_index
+from lit_rlhf.data.streaming.streamed import Stream, Streamed, looked_at
 from lit_rlhf.modules import reward, score_normalization
 from lit_rlhf.modules.dpo import DPOModule
 from lit_rlhf.modules.reward import RewardModule

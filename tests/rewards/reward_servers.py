@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from lit_rlhf.rewards.server import RewardServer
+from lit_rlhf.rewards.remote.server import RewardServer
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
 

@@ -12,10 +12,10 @@ from email.utils import formatdate
 import pytest
 import torch
 
-from lit_rlhf.rewards import remote_call
 from lit_rlhf.rewards.build import build_reward, is_plain, score_completions
 from lit_rlhf.rewards.protocol import BrokenRewardError, Completions, RewardError
 from lit_rlhf.rewards.remote import RemoteReward
+from lit_rlhf.rewards.remote import call as remote_call
 from lit_rlhf.rollout.reward_truths import model_folders
 from tests.conftest import make_tokenizer
 from tests.rewards.reward_servers import (

@@ -11,7 +11,7 @@ from lit_rlhf.models.scorer import ScorerNetwork
 from lit_rlhf.rewards.function import FunctionReward
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.protocol import RewardError
-from lit_rlhf.rewards.server import RewardServer
+from lit_rlhf.rewards.remote.server import RewardServer
 from tests.conftest import make_llama, make_tokenizer
 from tests.distributed import run_distributed
 from tests.modules.ppo_runs import fit, make_module, share_of_small_ids

@@ -17,9 +17,9 @@ from lit_rlhf.rewards.function import FunctionReward
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.protocol import BrokenRewardError, Completions, RewardError
 from lit_rlhf.rewards.remote import RemoteReward
+from lit_rlhf.rewards.remote.server import RewardServer
+from lit_rlhf.rewards.remote.shared import SharedReward
 from lit_rlhf.rewards.scoring import PartialReward, Scoring
-from lit_rlhf.rewards.server import RewardServer
-from lit_rlhf.rewards.shared import SharedReward
 from tests.conftest import make_llama, make_tokenizer
 from tests.rewards.reward_servers import running
 from tests.rewards.test_failures import numbered, same
@@ -231,6 +231,28 @@ def test_a_reward_that_breaks_breaks_for_all_and_goes_on(error):
     shared.close()
 
 
+def test_what_one_request_breaks_is_not_the_others_fault():
+    class Stumbles(Gated):
+        def begin(self, completions, thorough):
+            begun = super().begin(completions, thorough)
+            if "0" in completions.texts:
+                raise ValueError("a 0")
+            return begun
+
+    reward = Stumbles()
+    shared = SharedReward(reward, 8)
+    first = shared.ask(asked_of("1"))
+    assert reward.begun.acquire(timeout=20)
+    bad, good = shared.ask(asked_of("0")), shared.ask(asked_of("2"))
+    for _ in range(4):  # the first, the two together, each alone
+        reward.gate.release()
+    assert first.result(20).scores.tolist() == [1.0]
+    assert str(bad.exception(20)) == "a 0"
+    assert good.result(20).scores.tolist() == [2.0]
+    assert reward.asked == [["1"], ["0", "2"], ["0"], ["2"]]
+    shared.close()
+
+
 # --- bounded
 
 
@@ -353,6 +375,8 @@ def test_a_token_is_asked_for(monkeypatch):
         ({**VALID, "prompts": ["a", "b"]}, 400, "prompts: expected 1 entries, as completions has, found 2"),
         ({**VALID, "prompts": [None]}, 400, "prompts[0]: expected text or [{role, content}], found None"),
         ({**VALID, "prompts": [[{"role": "user"}]]}, 400, "prompts[0]: expected text or"),
+        ({**VALID, "prompts": [[]]}, 400, "prompts[0]: expected text or [{role, content}], found []"),
+        ({**VALID, "completions": ["\ud800"]}, 400, "found half of a surrogate pair"),
         ({**VALID, "finished": [1]}, 400, "finished[0]: expected true or false, found 1"),
         ({**VALID, "completion_ids": [[1.5]]}, 400, "completion_ids[0]: expected a list of whole numbers"),
         ({**VALID, "columns": []}, 400, "columns: expected an object of lists, found a list"),

@@ -111,3 +111,32 @@ def test_a_folder_that_was_not_finished_is_refused(tmp_path: Path):
     (tmp_path / "last.ckpt").mkdir()
     with pytest.raises(FileNotFoundError, match=r"found no meta\.pt: it is written last"):
         read_sharded_checkpoint(tmp_path / "last.ckpt")
+
+
+def read_into_a_smaller_one(file: Path) -> str:
+    module = DPOModule(make_llama(TOKENIZER, num_hidden_layers=1), optimizer=momentum, tokenizer=TOKENIZER)
+    trainer = quiet_trainer(strategy="fsdp2", devices=2)
+    with pytest.raises(ValueError) as refused:
+        trainer.validate(
+            module, Batches(GROUPS, trainer.global_rank, 2, TREES), ckpt_path=file, verbose=False
+        )
+    return str(refused.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
+    fit("auto", 1, tmp_path, 1)
+    content = torch.load(tmp_path / "half.ckpt", weights_only=True)
+    torch.save({**content, "callbacks": {}}, tmp_path / "half.ckpt")
+    for message in run_distributed(read_into_a_smaller_one, 2, tmp_path / "half.ckpt"):
+        assert "its weights do not fit this model: network.causal_lm.model.layers.1." in message
+        assert "there and None here" in message
+
+
+def test_a_roll_back_undoes_a_state_too():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = momentum([weight])
+    before = optimizer.state_dict()
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    load_whole_optimizer(optimizer, before)
+    assert not optimizer.state

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lit_rlhf.cli.plan_moments import CONTEXT, FRAGMENTATION, GIB, Moment, Run, host_bytes, margin, moments
+from lit_rlhf.cli.plan.moments import CONTEXT, FRAGMENTATION, GIB, Moment, Run, host_bytes, margin, moments
 from lit_rlhf.cli.refusal import refuse
 
 DEVICES = {

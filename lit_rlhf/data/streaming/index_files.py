@@ -14,10 +14,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_rlhf.data.measuring import TREE, Measured
 from lit_rlhf.data.ranks import Processes
 from lit_rlhf.data.report import SplitReport
-from lit_rlhf.data.row_access import RowAccess
+from lit_rlhf.data.streaming.measuring import TREE, Measured
+from lit_rlhf.data.streaming.row_access import RowAccess
 
 _BLOCK_BYTES = 1 << 26
 

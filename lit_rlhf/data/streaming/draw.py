@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_rlhf.data.permutation import draw_keys
+from lit_rlhf.data.streaming.permutation import draw_keys
 
 
 @dataclass

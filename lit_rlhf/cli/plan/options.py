@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lit_rlhf.cli.plan_report import plan_of
-from lit_rlhf.cli.plan_settings import Settings
+from lit_rlhf.cli.plan.report import plan_of
+from lit_rlhf.cli.plan.settings import Settings
 
 MOST_CHANGES = 4
 """Changes that are tried together."""
@@ -99,7 +99,7 @@ def possible(config: Any) -> Iterator[Change]:
     ranks = settings.spread.ranks
     if ranks > 1 and settings.spread.kind != "fsdp2":
         yield Change((("trainer.strategy", "fsdp2"),))
-    if model.get("lora") is None:
+    if model.get("lora") is None and settings.spread.tensor_parallel == 1:
         yield Change((("model.lora", {"r": 16, "target_modules": "all-linear"}),))
     if settings.phase in ("dpo", "ppo") and model.get("reference_storage") == "frozen":
         yield Change((("model.reference_storage", "adapter_off"),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lit_rlhf.cli.plan_moments import Forward, Rollout
+from lit_rlhf.cli.plan.moments import Forward, Rollout
 from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.data.accumulation import batches_an_update
 from lit_rlhf.models.memory import RowSize, row_of_trees

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from lit_rlhf.data.formats import RowError
 from lit_rlhf.data.lengths import sequence_tokens
 from lit_rlhf.data.report import SplitReport
-from lit_rlhf.data.row_access import RowAccess
-from lit_rlhf.data.row_reader import RowReader
+from lit_rlhf.data.streaming.row_access import RowAccess
+from lit_rlhf.data.streaming.row_reader import RowReader
 from lit_rlhf.records import Row
 
 TREE = np.dtype([("at", "<i8"), ("length", "<u4"), ("line", "<u4"), ("tokens", "<u4"), ("window", "<u4")])

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import lit_rlhf
-from lit_rlhf.cli.plan_moments import Forward, Run
-from lit_rlhf.cli.plan_optimizer import imported, optimizer_cost
-from lit_rlhf.cli.plan_rows import Rows
-from lit_rlhf.cli.plan_spread import read_spread, read_widths
+from lit_rlhf.cli.plan.moments import Forward, Run
+from lit_rlhf.cli.plan.optimizer import imported, optimizer_cost
+from lit_rlhf.cli.plan.rows import Rows
+from lit_rlhf.cli.plan.spread import read_spread, read_widths
 from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.models.flex_attention import HEAD_SIZES
 from lit_rlhf.models.loading import looks_local

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from lit_rlhf.rewards.calls import OutOfTimeError, begin_call
 from lit_rlhf.rewards.protocol import BrokenRewardError, Completions, RewardError
-from lit_rlhf.rewards.remote_call import RemoteCall
+from lit_rlhf.rewards.remote.call import RemoteCall
+from lit_rlhf.rewards.remote.wire import is_address, unsendable
 from lit_rlhf.rewards.scoring import Failure, PartialReward, Scoring
-from lit_rlhf.rewards.wire import is_address, unsendable
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ LONGEST_PAUSE = 60.0
 
 class RemoteReward(PartialReward):
     """Asks a server for scores, such as one that ``lit-rlhf serve`` runs; what goes over the wire is in
-    :mod:`lit_rlhf.rewards.wire`.
+    :mod:`lit_rlhf.rewards.remote.wire`.
 
     Prompts and responses go as text, with the columns that are JSON. The responses are cut into requests of
     `batch_size`, of which `concurrency` are under way at once and no others are held. A request that fails is tried

@@ -82,6 +82,10 @@ def decode_request(body: bytes) -> Completions:
         raise WireError(f"version: expected {VERSION}, found {shown(content.get('version'))}")
     if unknown := sorted(set(content) - FIELDS):
         raise WireError(f"expected the fields {', '.join(sorted(FIELDS))}, found {shown(unknown[0])} too")
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise WireError("expected text that UTF-8 can hold, found half of a surrogate pair") from None
     texts = _list(content, "completions", None)
     count = len(texts)
     if not count:
@@ -200,9 +204,13 @@ def _kind(value: Any) -> str:
 def _is_prompt(prompt: Prompt | Any) -> bool:
     if isinstance(prompt, str):
         return True
-    return isinstance(prompt, list) and all(
-        isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
-        for turn in prompt
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(
+            isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+            for turn in prompt
+        )
     )
 
 

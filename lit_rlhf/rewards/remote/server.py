@@ -1,7 +1,7 @@
 """A reward behind HTTP: a small server that several trainers can share.
 
-Starlette routes and errors; what goes over the wire is in :mod:`lit_rlhf.rewards.wire`, and what is scored together in
-:mod:`lit_rlhf.rewards.shared`.
+Starlette routes and errors; what goes over the wire is in :mod:`lit_rlhf.rewards.remote.wire`, and what is scored
+together in :mod:`lit_rlhf.rewards.remote.shared`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lit_rlhf.rewards.protocol import BrokenRewardError
+from lit_rlhf.rewards.remote.shared import SharedReward
+from lit_rlhf.rewards.remote.wire import VERSION, WireError, decode_request, encode_answer
 from lit_rlhf.rewards.scoring import PartialReward, Scoring
-from lit_rlhf.rewards.shared import SharedReward
-from lit_rlhf.rewards.wire import VERSION, WireError, decode_request, encode_answer
 
 log = logging.getLogger(__name__)
 

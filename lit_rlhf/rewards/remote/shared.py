@@ -90,6 +90,10 @@ class SharedReward:
             scoring = self.reward.begin(joined([asked.completions for asked in batch]), thorough=True)()
         # SystemExit too: it would end this thread alone, and everybody would wait for ever
         except BaseException as error:
+            if len(batch) > 1:  # what one of them did wrong is not for the others to answer for
+                for asked in batch:
+                    self._answer([asked])
+                return
             spoken = error if isinstance(error, Exception) else RuntimeError(f"raised {error!r}")
             for asked in batch:
                 asked.answer.set_exception(spoken)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from lit_rlhf.data.ahead import computed_ahead
 from lit_rlhf.data.loader import PlannedLoader, check_sizes
-from lit_rlhf.data.stream_plan import StreamPlan
-from lit_rlhf.data.stream_split import StreamedSplit
-from lit_rlhf.data.streamed import Stream
+from lit_rlhf.data.streaming.ahead import computed_ahead
+from lit_rlhf.data.streaming.plan import StreamPlan
+from lit_rlhf.data.streaming.split import StreamedSplit
+from lit_rlhf.data.streaming.streamed import Stream
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.records import ResponseTrees
 
@@ -36,7 +36,7 @@ class StreamLoader(PlannedLoader):
         name: What the trees are, for messages.
 
     Raises:
-        ValueError: see :func:`~lit_rlhf.data.loader.check_sizes` and :class:`~lit_rlhf.data.stream_plan.StreamPlan`.
+        ValueError: see :func:`~lit_rlhf.data.loader.check_sizes` and :class:`~lit_rlhf.data.streaming.plan.StreamPlan`.
     """
 
     def __init__(

@@ -22,12 +22,19 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from lit_rlhf.data.ahead import computed_ahead
-from lit_rlhf.data.index_files import IndexFiles, as_plain, folder_of, measured_from, seen_by_all, write_whole
-from lit_rlhf.data.measuring import SAID, Chunk, Measured, count_duplicates, measure_chunk
 from lit_rlhf.data.ranks import Processes
-from lit_rlhf.data.row_access import RowAccess
-from lit_rlhf.data.row_reader import RowReader
+from lit_rlhf.data.streaming.ahead import computed_ahead
+from lit_rlhf.data.streaming.index_files import (
+    IndexFiles,
+    as_plain,
+    folder_of,
+    measured_from,
+    seen_by_all,
+    write_whole,
+)
+from lit_rlhf.data.streaming.measuring import SAID, Chunk, Measured, count_duplicates, measure_chunk
+from lit_rlhf.data.streaming.row_access import RowAccess
+from lit_rlhf.data.streaming.row_reader import RowReader
 
 _CHUNKS_AT_ONCE = 32
 """Of each process, between two exchanges."""
@@ -42,7 +49,7 @@ class RowIndex:
 
     access: RowAccess
     trees: NDArray[np.void]
-    """Of :data:`~lit_rlhf.data.measuring.TREE`, in the file's order; memory-mapped."""
+    """Of :data:`~lit_rlhf.data.streaming.measuring.TREE`, in the file's order; memory-mapped."""
     measured: Measured
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_rlhf.data.permutation import draw_key, draw_keys, permute
 from lit_rlhf.data.plan import Batch, TokenDeal, deal_evenly, generator_of
-from lit_rlhf.data.stream_draw import StreamDraw
+from lit_rlhf.data.streaming.draw import StreamDraw
+from lit_rlhf.data.streaming.permutation import draw_key, draw_keys, permute
 
 TREES_A_WINDOW = 16_384
 """Trees that are dealt into batches together under a budget of tokens."""
@@ -42,7 +42,7 @@ class StreamPlan:
         shuffle: Whether the order is drawn at all; without it trees come in the file's order.
         world_size: How many ranks share the plan.
         parts: (trees, weight) of the files, one after another: how often a tree is drawn an epoch, as
-            :class:`~lit_rlhf.data.stream_draw.StreamDraw` has it. By default once.
+            :class:`~lit_rlhf.data.streaming.draw.StreamDraw` has it. By default once.
         trees_a_window: For tests.
 
     Raises:

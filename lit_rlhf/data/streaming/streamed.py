@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_rlhf.data.report import SplitReport
-from lit_rlhf.data.row_index import RowIndex
-from lit_rlhf.data.row_reader import RowReader
+from lit_rlhf.data.streaming.row_index import RowIndex
+from lit_rlhf.data.streaming.row_reader import RowReader
 from lit_rlhf.records import Row, Tree
 
 Item = TypeVar("Item")

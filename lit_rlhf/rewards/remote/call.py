@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 import torch
 
-from lit_rlhf.rewards.posting import PostError, open_session, post
 from lit_rlhf.rewards.protocol import BrokenRewardError, Completions
+from lit_rlhf.rewards.remote.posting import PostError, open_session, post
+from lit_rlhf.rewards.remote.wire import WireError, decode_answer, encode_request
 from lit_rlhf.rewards.scoring import Failure, Scoring, raise_failure
-from lit_rlhf.rewards.wire import WireError, decode_answer, encode_request
 
 if TYPE_CHECKING:
     from lit_rlhf.rewards.remote import RemoteReward

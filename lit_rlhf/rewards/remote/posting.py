@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
-from lit_rlhf.rewards.wire import shown
+from lit_rlhf.rewards.remote.wire import shown
 
 TRY_AGAIN = {408, 425, 429}
 """Statuses under 500 that say: later."""

@@ -15,9 +15,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_rlhf.callbacks import write_beside_and_rename
 from lit_rlhf.cli.fit import CommandLine, say
 from lit_rlhf.cli.guard import run_guarded
-from lit_rlhf.cli.plan_options import fitting
-from lit_rlhf.cli.plan_report import GIBIBYTE, as_json, device_bytes, heading, lines, plan_of, verdict
-from lit_rlhf.cli.plan_settings import Settings
+from lit_rlhf.cli.plan.options import fitting
+from lit_rlhf.cli.plan.report import GIBIBYTE, as_json, device_bytes, heading, lines, plan_of, verdict
+from lit_rlhf.cli.plan.settings import Settings
 
 
 class PlanCommandLine(CommandLine):

@@ -15,11 +15,11 @@ from lit_rlhf.data.files import BadRows, BadRowsError, describe_bad_rows
 from lit_rlhf.data.lengths import check_positions, check_streamed_budget
 from lit_rlhf.data.ranks import Processes
 from lit_rlhf.data.report import SplitReport
-from lit_rlhf.data.row_access import open_at_random
-from lit_rlhf.data.row_index import RowIndex, find_or_make_index
-from lit_rlhf.data.row_reader import RowReader
 from lit_rlhf.data.sources import find_sources
-from lit_rlhf.data.streamed import Stream, Streamed
+from lit_rlhf.data.streaming.row_access import open_at_random
+from lit_rlhf.data.streaming.row_index import RowIndex, find_or_make_index
+from lit_rlhf.data.streaming.row_reader import RowReader
+from lit_rlhf.data.streaming.streamed import Stream, Streamed
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.records import Row, Tree
 

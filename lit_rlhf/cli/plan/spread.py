@@ -32,6 +32,11 @@ def _built(strategy: Any, ranks: int, notes: list[str]) -> Spread:
     if name == "FSDP2Strategy":
         split = int(settings.get("tensor_parallel_size") or 1)
         data = settings.get("data_parallel_size") or max(1, ranks // split)
+        if int(data) * split != ranks:
+            refuse(
+                f"trainer.strategy: data_parallel_size {data} times tensor_parallel_size {split} is "
+                f"{int(data) * split}, but there are {ranks} ranks (trainer.devices times trainer.num_nodes)."
+            )
         return Spread(
             "fsdp2",
             data_parallel=int(data),
@@ -66,7 +71,7 @@ def _built(strategy: Any, ranks: int, notes: list[str]) -> Spread:
 def _named(strategy: str, ranks: int, notes: list[str]) -> Spread:
     if strategy == "auto" or strategy.startswith("ddp"):
         return Spread("ddp", data_parallel=ranks) if ranks > 1 or strategy != "auto" else Spread()
-    if strategy == "fsdp2":
+    if strategy in ("fsdp2", "fsdp2strategy", "FSDP2Strategy"):
         return Spread("fsdp2", data_parallel=ranks)
     if strategy.startswith("fsdp"):
         return Spread("fsdp1", ranks, offload="offload" in strategy, wraps_layers=False)

@@ -1,0 +1,1 @@
+"""Rows that stay in their files: measured once, read, tokenized and packed when their turn comes."""
