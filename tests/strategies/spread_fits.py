@@ -36,10 +36,11 @@ def fitted(
     **settings: Any,
 ) -> dict[str, Any]:
     """Weights of a fit, its loss, and on rank 0 its export; weights of `model` are read late on several processes."""
-    signal.alarm(100)  # ranks that wait for one another for ever end here
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        signal.alarm(100)  # ranks that wait for one another for ever end here
     if phase == "reward":
         settings = {"center": False, **settings}
     with deferred_weights() if model and ranks > 1 else nullcontext():
