@@ -12,6 +12,10 @@ from lit_rlhf.rewards.protocol import Completions
 from lit_rlhf.rewards.scoring import PartialReward, Scoring
 
 
+SECONDS_TO_END = 10.0
+"""How long closing waits for what is being scored; a reward that hangs is left behind."""
+
+
 @dataclass
 class _Asked:
     completions: Completions
@@ -59,6 +63,8 @@ class SharedReward:
         with self._changed:
             self._closed = True
             self._changed.notify()
+        # a thread inside torch while the interpreter ends would abort the process
+        self._thread.join(SECONDS_TO_END)
 
     def _work(self) -> None:
         while True:
