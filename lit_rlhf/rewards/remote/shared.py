@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from lit_rlhf.rewards.protocol import Completions
 from lit_rlhf.rewards.scoring import PartialReward, Scoring
 
-
 SECONDS_TO_END = 10.0
 """How long closing waits for what is being scored; a reward that hangs is left behind."""
 
