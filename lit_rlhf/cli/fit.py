@@ -37,6 +37,7 @@ from lit_rlhf.cli.parser import QuietParser
 from lit_rlhf.cli.predictions import PredictionsFile
 from lit_rlhf.cli.progress import ProgressLines
 from lit_rlhf.cli.progress_bar import FitBar
+from lit_rlhf.cli.ranks import check_ranks
 from lit_rlhf.cli.reward_report import RewardReport
 from lit_rlhf.cli.run_folder import (
     RUN_VARIABLE,
@@ -101,6 +102,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run folder and the checkpoint before anything slow, and say where the run goes."""
         config = self.config[self.command]
+        check_ranks(config.trainer)
         asked = config.out or config.trainer.default_root_dir
         phase = config.model.class_path.rsplit(".", 1)[-1].removesuffix("Module").lower()
         self.run_folder = choose_run_folder(asked, phase, self.command, config.ckpt_path)

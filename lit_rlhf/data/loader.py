@@ -99,11 +99,19 @@ class PlannedLoader(ABC):
         """
         mine = self._fingerprint()
         differ = [name for name in mine if state.get(name) != mine[name]]
+        if not state["position"]:  # between epochs another number of ranks may cut them otherwise
+            differ = [name for name in differ if name != "batches"]
         if differ:
+            ranks = (
+                " (under data.max_tokens an epoch is cut for its number of ranks: go on with as many, or from a "
+                "checkpoint at an epoch's end)"
+                if differ == ["batches"] and self.max_tokens is not None
+                else ""
+            )
             raise ValueError(
                 "the checkpoint cannot be continued at its row with this data: "
                 + "; ".join(f"{name} was {state.get(name)} and is {mine[name]}" for name in differ)
-                + ". Give the same data and settings, or start from the export instead"
+                + f"{ranks}. Give the same data and settings, or start from the export instead"
             )
         self._current_epoch, self._position = state["epoch"], state["position"]
         self._resume = (state["epoch"], state["position"]) if state["position"] else None

@@ -48,12 +48,16 @@ def split_layers(network: nn.Module, layers: list[nn.Module], mesh: DeviceMesh) 
         parallelize_module(layer, mesh, {name: style() for name, style in PLAN.items()})
         for name in PLAN:
             _before_other_hooks(layer.get_submodule(name))
+    whole: dict[int, nn.Parameter] = {}  # weights that two modules share go on being one
     for module in network.modules():
-        own = list(module.parameters(recurse=False))
-        if own and not any(isinstance(parameter, DTensor) for parameter in own):
+        own = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+        if own and not any(isinstance(parameter, DTensor) for parameter in own.values()):
+            for name, parameter in own.items():
+                module._parameters[name] = whole.get(id(parameter), parameter)
             # becomes one value on all ranks, computed on plain tensors as before
             distribute_module(module, mesh, None, _as_replicas, _as_plain)
             _before_other_hooks(module)
+            whole |= {id(parameter): module.get_parameter(name) for name, parameter in own.items()}
 
 
 def _check(model: PreTrainedModel, ranks: int) -> None:

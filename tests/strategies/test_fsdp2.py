@@ -113,3 +113,12 @@ def resumed(folder: Path) -> list[float]:
 
 def test_an_optimizer_without_state_is_continued(tmp_path: Path):
     assert run_distributed(resumed, 2, tmp_path) == [[0.025], [0.025]]
+
+
+def test_embeddings_that_are_the_head_stay_so_over_ranks_that_compute_together(tmp_path: Path):
+    make_llama(TOKENIZER, tie_word_embeddings=True).save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    model = str(tmp_path / "model")
+    single = fitted("sft", "auto", model, tmp_path / "single")
+    assert "lm_head.weight" not in single["export"]
+    same(run_distributed(split, 2, "sft", model, tmp_path / "spread"), single)

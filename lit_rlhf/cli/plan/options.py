@@ -111,13 +111,15 @@ def more_ranks(config: Any) -> Iterator[Change]:
     """FSDP2 over more ranks: of one node up to eight, then of more nodes."""
     trainer = config.trainer
     nodes, ranks = int(trainer.num_nodes), Settings(config).spread.ranks
-    devices, strategy = ranks // nodes, ("trainer.strategy", "fsdp2")
+    devices = ranks // nodes
+    # where it is fsdp2 already, its fields stay
+    strategy = () if Settings(config).spread.kind == "fsdp2" else (("trainer.strategy", "fsdp2"),)
     for more in (2, 4, 8):
         if nodes == 1 and more > devices:
-            yield Change((strategy, ("trainer.devices", more)))
+            yield Change((*strategy, ("trainer.devices", more)))
     more = nodes * 2
     while more <= MOST_NODES:
-        yield Change((strategy, ("trainer.devices", max(8, devices)), ("trainer.num_nodes", more)))
+        yield Change((*strategy, ("trainer.devices", max(8, devices)), ("trainer.num_nodes", more)))
         more *= 2
 
 
