@@ -122,8 +122,11 @@ class RemoteCall:
             raise _StopAsking
         self.failed_in_a_row += 1
         if self.failed_in_a_row >= self.reward.max_failures:
-            why = f"{self.failed_in_a_row} tries in a row failed (max_failures), the last one so: {error}"
-            self.over = Failure(f"Reward {self.reward.name}: {why},", error)
+            why = (
+                f"{self.failed_in_a_row} tries in a row failed (max_failures), the last one so: {error}; is the server "
+                "up? A run that this ends goes on with --ckpt_path last,"
+            )
+            self.over = Failure(f"Reward {self.reward.name}: {why}", error)
             raise _StopAsking
         if error.again and not self._warned:
             self._warned = True
