@@ -16,13 +16,16 @@ LIMIT_SECONDS = 600.0
 """How long the ranks of one run may take."""
 
 
-def run_ranks(function: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], ranks: int, *arguments: Any, limit_seconds: float = LIMIT_SECONDS
+) -> list[Any]:
     """``[function(*arguments) on rank 0, on rank 1, ...]``, each in a process that torchrun might have started.
 
     Args:
         function: what every rank runs; what it returns is pickled, and holds no tensors.
         ranks: how many.
         arguments: its.
+        limit_seconds: how long they may take.
 
     Raises:
         RuntimeError: a rank failed, ended without an answer or took too long; the message has its traceback. The
@@ -40,7 +43,7 @@ def run_ranks(function: Callable[..., Any], ranks: int, *arguments: Any) -> list
     for process in processes:
         process.start()
     try:
-        return _collect(answers, processes)
+        return _collect(answers, processes, limit_seconds)
     finally:
         for process in processes:
             process.join(timeout=10)
@@ -48,9 +51,9 @@ def run_ranks(function: Callable[..., Any], ranks: int, *arguments: Any) -> list
             process.join()
 
 
-def _collect(answers: Any, processes: Sequence[Any]) -> list[Any]:
+def _collect(answers: Any, processes: Sequence[Any], limit_seconds: float) -> list[Any]:
     found: dict[int, Any] = {}
-    behind = time.monotonic() + LIMIT_SECONDS
+    behind = time.monotonic() + limit_seconds
     while len(found) < len(processes):
         dead = [
             rank for rank, each in enumerate(processes) if rank not in found and each.exitcode is not None
@@ -63,7 +66,7 @@ def _collect(answers: Any, processes: Sequence[Any]) -> list[Any]:
                 code = processes[dead[0]].exitcode
                 raise RuntimeError(f"rank {dead[0]} ended without an answer, exit code {code}") from None
             if time.monotonic() > behind:
-                raise RuntimeError(f"no answer of every rank within {LIMIT_SECONDS:g} s") from None
+                raise RuntimeError(f"no answer of every rank within {limit_seconds:g} s") from None
             continue
         if not went_well:
             raise RuntimeError(f"rank {rank}:\n{value}")

@@ -1,7 +1,7 @@
 """Models without their weights, until each rank has settled its part and reads that alone from the folder.
 
 A run over many ranks builds its networks on the meta device, spreads them, and lets every rank read its slices of the
-safetensors files: no process ever holds a whole model.
+safetensors files: no process loads a whole model.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
+from lit_rlhf.models.sharding import with_part
 from lit_rlhf.models.stored_weights import stored_names
 
 STORED = "stored_parameters"
@@ -132,11 +133,4 @@ def read_weights(network: nn.Module, device: torch.device | str) -> None:
 def _empty_like(parameter: Tensor, device: torch.device | str) -> Tensor:
     if not isinstance(parameter, DTensor):
         return torch.empty_like(parameter, device=device)
-    return DTensor.from_local(
-        torch.empty_like(parameter.to_local(), device=device),
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
+    return with_part(parameter, torch.empty_like(parameter.to_local(), device=device))

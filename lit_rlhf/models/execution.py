@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lit_rlhf.models.loading import has_dropout
+from lit_rlhf.models.sharding import decoder_layers
 from lit_rlhf.models.tree_attention import NAME, tree_attention
 
 BACKEND = "inductor"
@@ -71,7 +71,7 @@ def set_execution(network: nn.Module, settings: Execution | None) -> None:
     """
     if settings is None or settings == Execution():
         return
-    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = decoder_layers(network)
     if not layers:
         raise ValueError(
             "model.execution: the layers of this model do not let their forward be run in another way. Leave it out."

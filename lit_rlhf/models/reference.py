@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from lit_rlhf.models.lora import LoraAdapter
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.policy import PolicyNetwork
-from lit_rlhf.models.sharding import is_sharded, like, own_part, reshard, whole
+from lit_rlhf.models.sharding import is_sharded, like, own_part, reshard, whole, with_part
 
 COARSE = (torch.bfloat16, torch.float16)
 """In two or three digits a slow average stands still: old + 0.01·(new − old) is old again."""
@@ -171,11 +171,7 @@ class MovingReference(Frozen):
         """What is saved of a weight; of one that is spread all of it, on rank 0 and in the memory of its CPU."""
         if not isinstance(held, DTensor):
             return self._wide.get(name, held)
-        part = self._wide.get(name, held.to_local())
-        spread = DTensor.from_local(
-            part, held.device_mesh, held.placements, shape=held.shape, stride=held.stride()
-        )
-        gathered = whole(spread)
+        gathered = whole(with_part(held, self._wide.get(name, held.to_local())))
         return gathered.new_empty(0) if torch.distributed.get_rank() else gathered.cpu()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

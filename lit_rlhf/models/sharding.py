@@ -87,7 +87,7 @@ def whole_while_sampling(network: nn.Module) -> Iterator[None]:
             layer.reshard()
 
 
-def decoder_layers(network: nn.Module) -> list[nn.Module]:
+def decoder_layers(network: nn.Module) -> list[GradientCheckpointingLayer]:
     """The layers of every transformers decoder in `network`, in order."""
     return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
 
@@ -123,8 +123,13 @@ def like(tensor: Tensor, given: Tensor) -> Tensor:
         given, tensor.device_mesh, tensor.placements, src_data_rank=None
     )
     # the mesh's kind of device is not where parts lie that are offloaded
+    return with_part(tensor, spread.to_local().to(tensor.device))
+
+
+def with_part(tensor: DTensor, part: Tensor) -> DTensor:
+    """A tensor that is spread as `tensor` is, of which this rank has `part`."""
     return DTensor.from_local(
-        spread.to_local().to(tensor.device),
+        part,
         tensor.device_mesh,
         tensor.placements,
         run_check=False,

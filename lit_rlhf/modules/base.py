@@ -168,10 +168,9 @@ class PhaseModule(L.LightningModule):
             for network in (self.network, *held):
                 strategy.shard(network)
             device = strategy.device_of_parts
+            each_row_once = strategy.device_mesh["data_parallel"].get_group()
             for metric in (part for part in self.modules() if isinstance(part, Metric)):
-                metric.process_group = strategy.device_mesh[
-                    "data_parallel"
-                ].get_group()  # each row counts once
+                metric.process_group = each_row_once
         for network in filter(has_deferred, (self.network, *held)):
             read_weights(network, device)
         settle_checksum(self.network)

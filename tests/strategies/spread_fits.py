@@ -13,7 +13,6 @@ import torch
 from safetensors.numpy import load_file
 
 from lit_rlhf import DPOModule, RewardModule, SFTModule, deferred_weights
-from lit_rlhf.data.ranks import data_rank
 from lit_rlhf.models.sharding import reshard, whole
 from tests.conftest import make_llama, make_tokenizer
 from tests.modules.test_one_mean import Batches
@@ -58,13 +57,9 @@ def fitted(
 
 
 def data_rank_before(trainer: Any) -> tuple[int, int]:
-    """:func:`data_rank`, of a trainer whose processes have not met yet."""
+    """What `data_rank` will say, of a trainer whose processes have not met yet."""
     together = getattr(trainer.strategy, "_tensor_parallel_size", 1)
-    return (
-        data_rank(trainer)
-        if together == 1 and trainer.world_size == 1
-        else (trainer.global_rank // together, trainer.world_size // together)
-    )
+    return trainer.global_rank // together, trainer.world_size // together
 
 
 def gathered(module: torch.nn.Module) -> np.ndarray:
