@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "strategies": {"records", "models"},
     "modules": {"records", "ops", "losses", "metrics", "data", "models", "rewards", "rollout", "strategies"},
     "callbacks": {"records"},
+    "labelling": {"records", "data", "metrics"},
     "world": {"records", "rewards"},
     "reports": {"records", "metrics"},
 }

@@ -1,0 +1,1 @@
+"""The page where people compare responses: one SQLite file, a server on this machine, agreement, exchange."""

@@ -1,0 +1,442 @@
+"""One SQLite file with what is judged, who is asked, and everything that was ever said.
+
+Judgements are only ever added: a revision is one more, which replaces the earlier one, and so is an undo. Writers take
+turns through ``BEGIN IMMEDIATE`` and are answered after their words have reached the disk, so what was acknowledged
+survives a kill; several processes may use one file.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from lit_rlhf.labelling import assignment, reading
+from lit_rlhf.labelling.items import KINDS, Item, Judgement, Kind, Progress, Settings, Task, shown_order
+from lit_rlhf.labelling.schema import StoreError, backup_to, connect, prepare
+from lit_rlhf.labelling.verdicts import Verdict, parse_verdict
+
+
+class StaleJudgement(StoreError):
+    """The task has another judgement by now than the one that was to be replaced."""
+
+
+class LabelStore:
+    """A labelling file; may be used from several threads, and by several processes.
+
+    Args:
+        path: of the file.
+        create: whether to make it where it does not exist.
+
+    Raises:
+        StoreError: there is none and none is to be made, it is no labelling file, or a newer version wrote it.
+    """
+
+    def __init__(self, path: Path | str, create: bool = True) -> None:
+        self.path = Path(path)
+        prepare(self.path, create)
+        self._writer = connect(self.path)
+        self._turn = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._turn:
+            self._writer.close()
+
+    def __enter__(self) -> LabelStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- settings, items, annotators --------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """How items are handed out."""
+        with self._reading() as connection:
+            return reading.settings(connection)
+
+    def configure(self, settings: Settings) -> None:
+        """Hand items out by other settings from now on; judgements stay as they are."""
+        with self._writing() as connection:
+            before = reading.settings(connection)
+            connection.executemany(
+                "INSERT OR REPLACE INTO settings VALUES (?, ?)",
+                [(name, json.dumps(value)) for name, value in asdict(settings).items()],
+            )
+            if settings.seed != before.seed:
+                keys = connection.execute("SELECT number, key FROM items").fetchall()
+                connection.executemany(
+                    "UPDATE items SET place = ? WHERE number = ?",
+                    [(reading.place(settings.seed, row["key"]), row["number"]) for row in keys],
+                )
+
+    def add_items(self, items: Sequence[Item]) -> list[Item]:
+        """Put items into the file; of one that is there already only the priority is renewed.
+
+        Returns:
+            The items with their numbers, in order.
+        """
+        with self._writing() as connection:
+            return [self._add_item(connection, item, "gold" if item.gold else "label") for item in items]
+
+    def items(self) -> list[Item]:
+        """All of them, in the order in which they came."""
+        with self._reading() as connection:
+            return reading.items(connection)
+
+    def item(self, number: int) -> Item:
+        """One of them.
+
+        Raises:
+            StoreError: there is none with this number.
+        """
+        with self._reading() as connection:
+            return reading.item(connection, number)
+
+    def add_annotator(self, name: str, machine: str | None = None) -> None:
+        """Let somebody judge; nothing changes for who is known.
+
+        Args:
+            name: of a person or program.
+            machine: what kind of program it is; None = a person.
+
+        Raises:
+            StoreError: a person takes a program's name, or the reverse, or another program's.
+        """
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, ?)", (name, machine))
+            (found,) = connection.execute("SELECT machine FROM annotators WHERE name = ?", (name,)).fetchone()
+        if found != machine:
+            kinds = [f"a program ({one})" if one else "a person" for one in (found, machine)]
+            raise StoreError(
+                f"{name!r} is the name of {kinds[0]} here already, not of {kinds[1]}: take another name."
+            )
+
+    def machines(self) -> dict[str, str]:
+        """The annotators that are programs, with what they are."""
+        with self._reading() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT name, machine FROM annotators WHERE machine IS NOT NULL"
+                ).fetchall()
+            )
+
+    # --- being asked ------------------------------------------------------------------------------------
+
+    def next_task(self, annotator: str) -> Task | None:
+        """What she is asked now: what she was shown and has not answered, else the next; None = nothing for now."""
+        tasks = self.next_tasks(annotator, 1)
+        return tasks[0] if tasks else None
+
+    def next_tasks(self, annotator: str, limit: int) -> list[Task]:
+        """Up to `limit` tasks that are hers at once, for a program that judges many together."""
+        with self._writing() as connection:
+            settings = reading.settings(connection)
+            connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, NULL)", (annotator,))
+            numbers = assignment.open_tasks(connection, annotator, settings, limit)
+            while len(numbers) < limit:
+                chosen = assignment.choose(connection, annotator, settings)
+                if chosen is None:
+                    break
+                numbers.append(self._open(connection, *chosen, annotator, settings))
+            return [reading.task(connection, number) for number in numbers]
+
+    def why_nothing(self, annotator: str) -> str:
+        """Why :meth:`next_task` has nothing: ``quota``, ``waiting`` (others hold what is left) or ``done``."""
+        with self._reading() as connection:
+            return assignment.why_nothing(connection, annotator, reading.settings(connection))
+
+    def task(self, number: int) -> Task:
+        """A task by its number.
+
+        Raises:
+            StoreError: there is none.
+        """
+        with self._reading() as connection:
+            return reading.task(connection, number)
+
+    def live_task(self, item: Item, annotator: str) -> Task:
+        """An item that came from the page itself, for who typed its prompt."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, NULL)", (annotator,))
+            number = self._add_item(connection, item, "live").number
+            return reading.task(connection, self._task(connection, number, annotator, "live"))
+
+    # --- saying something -------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        task: int,
+        verdict: Verdict,
+        *,
+        submission: str,
+        replaces: int | None = None,
+        comment: str = "",
+        flag: str = "",
+        seconds: float | None = None,
+    ) -> Judgement:
+        """Add a judgement; it is on the disk when this returns.
+
+        Args:
+            task: its number.
+            verdict: by the item's indices.
+            submission: an id of this very judgement; the same one again returns what it made the first time.
+            replaces: the task's current judgement, None where it has none.
+            comment: on the responses.
+            flag: what is wrong with the item.
+            seconds: it took.
+
+        Raises:
+            StaleJudgement: `replaces` is not the task's current judgement.
+            StoreError: there is no such task, or the submission's id was another task's.
+            VerdictError: the verdict is none of this item's mode.
+        """
+        with self._writing() as connection:
+            said = self._said(connection, submission, task)
+            if said is not None:
+                return said
+            current = reading.current(connection, task)
+            if replaces != current:
+                found = "has none" if current is None else f"is {current}"
+                raise StaleJudgement(
+                    f"task {task}: its judgement {found} by now; look at it again before you change it."
+                )
+            return self._append(connection, task, verdict, submission, comment, flag, seconds, None)
+
+    def reopen(self, task: int, submission: str) -> Task:
+        """Take a task's judgement back; it is asked again.
+
+        Raises:
+            StoreError: there is no such task, or nothing to take back.
+        """
+        with self._writing() as connection:
+            if self._said(connection, submission, task) is None:
+                if reading.current(connection, task) is None:
+                    raise StoreError(f"task {task}: there is no judgement to take back.")
+                self._append(connection, task, None, submission, "", "", None, None)
+            return reading.task(connection, task)
+
+    def record(
+        self,
+        item: int,
+        annotator: str,
+        verdict: Verdict,
+        *,
+        submission: str,
+        kind: Kind = "label",
+        shown: Sequence[int] | None = None,
+        comment: str = "",
+        flag: str = "",
+        seconds: float | None = None,
+        at: str | None = None,
+    ) -> Judgement:
+        """Add a judgement that was made elsewhere; the same `submission` again returns what it made the first time.
+
+        Args:
+            item: its number.
+            annotator: who made it.
+            verdict: by the item's indices.
+            submission: an id of this very judgement.
+            kind: why it was asked.
+            shown: the order in which the distinct responses were seen; None = the one that this store draws.
+            comment: on the responses.
+            flag: what is wrong with the item.
+            seconds: it took.
+            at: when, UTC in ISO 8601; None = now.
+
+        Raises:
+            StoreError: there is no such item.
+            VerdictError: the verdict is none of this item's mode.
+        """
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, NULL)", (annotator,))
+            task = self._task(connection, item, annotator, kind, shown)
+            said = self._said(connection, submission, task)
+            return said or self._append(connection, task, verdict, submission, comment, flag, seconds, at)
+
+    def task_of(self, submission: str) -> Task | None:
+        """The task of the judgement that a submission made or took back; None where it did neither."""
+        with self._reading() as connection:
+            found = connection.execute("SELECT task FROM judgements WHERE submission = ?", (submission,)).fetchone()
+            return None if found is None else reading.task(connection, found["task"])
+
+    # --- what was said ----------------------------------------------------------------------------------
+
+    def current(self, task: int) -> Judgement | None:
+        """A task's current judgement; None where there is none."""
+        with self._reading() as connection:
+            number = reading.current(connection, task)
+            return None if number is None else reading.judgement(connection, number)
+
+    def judgements(self, since: int = 0, kinds: Collection[Kind] = KINDS) -> list[Judgement]:
+        """The current ones, with numbers above `since`, in their order."""
+        with self._reading() as connection:
+            return reading.judgements(connection, since, kinds)
+
+    def all_judgements(self) -> list[Judgement]:
+        """Everything that was ever said, what was revised and taken back too."""
+        with self._reading() as connection:
+            return reading.judgements(connection, 0, KINDS, current_only=False)
+
+    def history(self, annotator: str, limit: int = 50) -> list[Judgement]:
+        """Her current judgements, latest first."""
+        with self._reading() as connection:
+            return reading.history(connection, annotator, limit)
+
+    def progress(self) -> Progress:
+        """How far the work is."""
+        with self._reading() as connection:
+            return reading.progress(connection)
+
+    def judged_by(self, annotator: str) -> int:
+        """Tasks that she has judged, practice left out: what a quota counts."""
+        with self._reading() as connection:
+            return assignment.judged_by(connection, annotator)
+
+    def backup(self, path: Path) -> None:
+        """A consistent copy in one file, also while judgements come in."""
+        with self._reading() as connection:
+            backup_to(connection, path)
+
+    # --- inside one transaction -------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._turn:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """One state of the file, whoever writes meanwhile; nobody is kept waiting."""
+        connection = connect(self.path)
+        try:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+    def _add_item(self, connection: sqlite3.Connection, item: Item, purpose: str) -> Item:
+        fields = reading.item_fields(item, purpose, reading.settings(connection).seed)
+        names = ", ".join(fields)
+        marks = ", ".join(f":{name}" for name in fields)
+        (number,) = connection.execute(
+            f"INSERT INTO items ({names}) VALUES ({marks}) ON CONFLICT (key) DO UPDATE "
+            "SET priority = coalesce(excluded.priority, priority) RETURNING number",
+            fields,
+        ).fetchone()
+        return reading.item(connection, number)
+
+    def _open(
+        self, connection: sqlite3.Connection, item: int, kind: Kind, annotator: str, settings: Settings
+    ) -> int:
+        number = self._task(connection, item, annotator, kind)
+        connection.execute(
+            "UPDATE tasks SET leased_until = ? WHERE number = ?",
+            (time.time() + settings.lease_seconds, number),
+        )
+        return number
+
+    def _task(
+        self,
+        connection: sqlite3.Connection,
+        item: int,
+        annotator: str,
+        kind: Kind,
+        shown: Sequence[int] | None = None,
+    ) -> int:
+        """The number of the task of this item, annotator and kind, made where there is none."""
+        found = connection.execute(
+            "SELECT number FROM tasks WHERE item = ? AND annotator = ? AND kind = ?", (item, annotator, kind)
+        ).fetchone()
+        if found is not None:
+            return int(found["number"])
+        order = shown
+        if order is None:
+            order = shown_order(
+                reading.item(connection, item), annotator, reading.settings(connection).seed, kind
+            )
+        (number,) = connection.execute(
+            "INSERT INTO tasks (item, annotator, kind, shown, opened, leased_until) VALUES (?, ?, ?, ?, ?, 0) "
+            "RETURNING number",
+            (item, annotator, kind, json.dumps(list(order)), time.time()),
+        ).fetchone()
+        return int(number)
+
+    def _said(self, connection: sqlite3.Connection, submission: str, task: int) -> Judgement | None:
+        """What this submission made before, if it did."""
+        found = connection.execute(
+            "SELECT number, task FROM judgements WHERE submission = ?", (submission,)
+        ).fetchone()
+        if found is None:
+            return None
+        if found["task"] != task:
+            raise StoreError(f"submission {submission!r}: was for task {found['task']}, not for {task}.")
+        return reading.judgement(connection, found["number"])
+
+    def _append(
+        self,
+        connection: sqlite3.Connection,
+        task: int,
+        verdict: Verdict | None,
+        submission: str,
+        comment: str,
+        flag: str,
+        seconds: float | None,
+        at: str | None,
+    ) -> Judgement:
+        of = reading.task(connection, task)
+        said = None
+        if verdict is not None:
+            said = parse_verdict(verdict.to_json(), of.item.mode, len(of.item.responses)).to_json()
+        (number,) = connection.execute(
+            "INSERT INTO judgements (submission, task, verdict, comment, flag, seconds, at, replaces) VALUES "
+            "(?, ?, ?, ?, ?, ?, ?, (SELECT max(number) FROM judgements WHERE task = ?)) RETURNING number",
+            (
+                submission,
+                task,
+                None if said is None else json.dumps(said, ensure_ascii=False),
+                comment,
+                flag,
+                seconds,
+                at or datetime.now(UTC).isoformat(timespec="milliseconds"),
+                task,
+            ),
+        ).fetchone()
+        if said is None:
+            now = time.time()
+            lease = reading.settings(connection).lease_seconds
+            connection.execute(
+                "UPDATE tasks SET judgement = NULL, opened = ?, leased_until = ? WHERE number = ?",
+                (now, now + lease, task),
+            )
+        else:
+            connection.execute("UPDATE tasks SET judgement = ? WHERE number = ?", (number, task))
+        connection.execute(
+            """
+            UPDATE items SET judged = (
+                SELECT count(*) FROM tasks JOIN judgements ON judgements.number = tasks.judgement
+                WHERE tasks.item = items.number AND kind = 'label' AND verdict NOT LIKE '{"skip"%'
+            ) WHERE number = ?
+            """,
+            (of.item.number,),
+        )
+        return reading.judgement(connection, number)
