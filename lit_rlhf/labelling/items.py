@@ -61,6 +61,23 @@ class Item:
         asked = [self.mode, self.prompt, self.responses, self.gold is not None]
         return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
+    def is_right(self, verdict: Verdict) -> bool:
+        """Whether the known answer was given; by how much one response is better is a matter of taste."""
+        if self.gold is None or verdict.skip is not None:
+            return False
+        if self.gold.ranking is None:
+            return verdict.ratings == self.gold.ratings
+        said, known = self._distinct_ranks(verdict), self._distinct_ranks(self.gold)
+        return said == known and (verdict.both_bad or not self.gold.both_bad)
+
+    def _distinct_ranks(self, verdict: Verdict) -> list[int] | None:
+        """Ranks among the responses that are shown; identical ones cannot be told apart."""
+        ranks = verdict.ranks()
+        if ranks is None:
+            return None
+        of_shown = [ranks[index] for index in self.distinct]
+        return [sum(other < rank for other in of_shown) for rank in of_shown]
+
 
 def shown_order(item: Item, annotator: str, seed: int, kind: Kind = "label") -> tuple[int, ...]:
     """The order in which somebody sees an item's distinct responses, drawn from who sees what and nothing else.
@@ -85,6 +102,8 @@ class Task:
     kind: Kind
     shown: tuple[int, ...]
     """The index of the response that stands at each position."""
+    seen: bool = True
+    """Whether it was seen in that order; False where a judgement came from elsewhere and does not say."""
 
     def by_index(self, verdict: Verdict) -> Verdict:
         """What was said of positions, of all the item's responses; identical ones share what was said of one."""

@@ -189,7 +189,8 @@ def _judgements(rows: Sequence[sqlite3.Row] | sqlite3.Cursor) -> list[Judgement]
 
 
 def _task(row: sqlite3.Row, of: Item) -> Task:
-    return Task(row["task_number"], of, row["annotator"], row["kind"], tuple(json.loads(row["shown"])))
+    shown = tuple(json.loads(row["shown"]))
+    return Task(row["task_number"], of, row["annotator"], row["kind"], shown or of.distinct, seen=bool(shown))
 
 
 def _item(row: sqlite3.Row) -> Item:

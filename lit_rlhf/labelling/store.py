@@ -249,7 +249,7 @@ class LabelStore:
             verdict: by the item's indices.
             submission: an id of this very judgement.
             kind: why it was asked.
-            shown: the order in which the distinct responses were seen; None = the one that this store draws.
+            shown: the order in which the distinct responses were seen; None = nobody knows.
             comment: on the responses.
             flag: what is wrong with the item.
             seconds: it took.
@@ -261,14 +261,16 @@ class LabelStore:
         """
         with self._writing() as connection:
             connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, NULL)", (annotator,))
-            task = self._task(connection, item, annotator, kind, shown)
+            task = self._task(connection, item, annotator, kind, shown or ())
             said = self._said(connection, submission, task)
             return said or self._append(connection, task, verdict, submission, comment, flag, seconds, at)
 
     def task_of(self, submission: str) -> Task | None:
         """The task of the judgement that a submission made or took back; None where it did neither."""
         with self._reading() as connection:
-            found = connection.execute("SELECT task FROM judgements WHERE submission = ?", (submission,)).fetchone()
+            found = connection.execute(
+                "SELECT task FROM judgements WHERE submission = ?", (submission,)
+            ).fetchone()
             return None if found is None else reading.task(connection, found["task"])
 
     # --- what was said ----------------------------------------------------------------------------------
@@ -369,11 +371,10 @@ class LabelStore:
         ).fetchone()
         if found is not None:
             return int(found["number"])
-        order = shown
-        if order is None:
-            order = shown_order(
-                reading.item(connection, item), annotator, reading.settings(connection).seed, kind
-            )
+        of = reading.item(connection, item)
+        order = (
+            shown_order(of, annotator, reading.settings(connection).seed, kind) if shown is None else shown
+        )
         (number,) = connection.execute(
             "INSERT INTO tasks (item, annotator, kind, shown, opened, leased_until) VALUES (?, ?, ?, ?, ?, 0) "
             "RETURNING number",

@@ -133,6 +133,9 @@ def test_a_judgement_from_elsewhere_is_recorded_once(store: LabelStore) -> None:
     assert store.record(item.number, "ann", FIRST, submission="f", shown=(1, 0)) == said
     revised = store.record(item.number, "ann", SECOND, submission="g")
     assert store.judgements() == [revised] and revised.replaces == said.number
+    assert said.task.seen
+    unknown = store.record(store.add_items(pairs(1, 1))[0].number, "ann", FIRST, submission="i")
+    assert not unknown.task.seen and unknown.task.shown == (0, 1)
     assert store.next_task("ann") is None
     with pytest.raises(StoreError, match="item 9"):
         store.record(9, "ann", FIRST, submission="h")

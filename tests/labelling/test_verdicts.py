@@ -124,3 +124,19 @@ def test_two_items_are_one_where_they_ask_the_same():
         Item("pairwise", "p", ("a", "b"), gold=Verdict(ranking=((0, 1),))),
     ]
     assert len({item.key, *(other.key for other in others)}) == 5
+
+
+def test_a_known_answer_is_right_or_not():
+    order = Item("ranking", "p", ("a", "b", "a", "c"), gold=Verdict(ranking=((0,), (1,), (2, 3))))
+    said = Verdict(ranking=((0, 2), (1,), (3,)))  # the two that are the same cannot be told apart
+    assert order.is_right(said)
+    assert not order.is_right(Verdict(ranking=((0, 2), (1, 3))))
+    assert not order.is_right(Verdict(skip="?"))
+    pair = Item("pairwise", "p", ("a", "b"), gold=Verdict(ranking=((1,), (0,)), strength="better"))
+    assert pair.is_right(Verdict(ranking=((1,), (0,)), strength="slightly"))
+    assert not pair.is_right(Verdict(ranking=((0, 1),)))
+    bad = Item("pairwise", "p", ("a", "b"), gold=Verdict(ranking=((0, 1),), both_bad=True))
+    assert bad.is_right(Verdict(ranking=((0, 1),), both_bad=True))
+    assert not bad.is_right(Verdict(ranking=((0, 1),)))
+    rated = Item("rating", "p", ("a",), gold=Verdict(ratings=(4,)))
+    assert rated.is_right(Verdict(ratings=(4,))) and not rated.is_right(Verdict(ratings=(5,)))
