@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test slow lint format bench bench-envs clean
+.PHONY: help install browser demo test slow lint format bench bench-envs clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -21,10 +21,23 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install    ## the whole loop in minutes: pretrain, SFT, reward model, PPO, DPO; writes lit-rlhf-demo/
 	$(BIN)/lit-rlhf demo --preset quick
 
-test: install    ## the tests
+# the labelling page is tested in a real one; where it cannot be had, those tests are skipped and say so
+browser:         ## Chromium for the tests of the labelling page, from Debian's packages where there is none
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
+		if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
+		echo "installing Debian's chromium for the tests of the labelling page"; \
+		{ $$as_root apt-get update -qq && \
+		  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+		} >/dev/null || echo "apt-get could not install chromium: the tests of the labelling page are skipped"; \
+	else \
+		echo "no Chromium here, and no right to install one: the tests of the labelling page are skipped"; \
+	fi
+
+test: install browser  ## the tests
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
-slow: install    ## the tests that take longer
+slow: install browser  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
 lint: install    ## ruff and mypy

@@ -42,6 +42,8 @@ OWN_FIELDS = {
     ),
 }
 """Fields of a row that say something of its responses; the others are handed through."""
+OF_EACH_RESPONSE = {"models", "finished", "reward_scores", "reward_ranks", "reward_disagreement"}
+"""Fields with a value for each response, in their order."""
 SHOWN = 3
 """Places that a note names."""
 
@@ -113,7 +115,10 @@ def in_one_order(row: Row) -> Row:
     if first <= second:
         return row
     turned = [replace(said, better=1 - said.better, worse=1 - said.worse) for said in row.comparisons]
-    return replace(row, responses=row.responses[::-1], comparisons=turned)
+    columns = dict(row.columns)
+    for name in OF_EACH_RESPONSE & columns.keys():
+        columns[name] = columns[name][::-1] if isinstance(columns[name], list) else columns[name]
+    return replace(row, responses=row.responses[::-1], comparisons=turned, columns=columns)
 
 
 def stated_verdict(row: Row, mode: Mode) -> Verdict | None:

@@ -11,6 +11,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -44,11 +45,15 @@ class LabelStore:
         prepare(self.path, create)
         self._writer = connect(self.path)
         self._turn = threading.Lock()
+        self._readers: deque[sqlite3.Connection] = deque()
+        """Connections that nobody reads through at the moment; opening one costs more than most reads."""
 
     def close(self) -> None:
         """Let go of the file."""
         with self._turn:
             self._writer.close()
+        while self._readers:
+            self._readers.pop().close()
 
     def __enter__(self) -> LabelStore:
         return self
@@ -256,7 +261,7 @@ class LabelStore:
             at: when, UTC in ISO 8601; None = now.
 
         Raises:
-            StoreError: there is no such item.
+            StoreError: there is no such item, or it has other responses than were shown.
             VerdictError: the verdict is none of this item's mode.
         """
         with self._writing() as connection:
@@ -328,13 +333,17 @@ class LabelStore:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One state of the file, whoever writes meanwhile; nobody is kept waiting."""
-        connection = connect(self.path)
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = connect(self.path)
         try:
             connection.execute("BEGIN")
             yield connection
-            connection.execute("COMMIT")
         finally:
-            connection.close()
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")  # nothing was written
+            self._readers.append(connection)
 
     def _add_item(self, connection: sqlite3.Connection, item: Item, purpose: str) -> Item:
         fields = reading.item_fields(item, purpose, reading.settings(connection).seed)

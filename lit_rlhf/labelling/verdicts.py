@@ -57,7 +57,7 @@ class Verdict:
             said["ratings"] = list(self.ratings)
         for name in ("strength", "both_bad", "rewrite", "rewrite_of", "skip"):
             value = getattr(self, name)
-            if value not in (None, False):
+            if value is not None and value is not False:
                 said[name] = value
         return said
 

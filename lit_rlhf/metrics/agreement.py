@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.nominal import fleiss_kappa as torchmetrics_fleiss_kappa
 
+from lit_rlhf.metrics.inter_rater import (
+    Distance,
+    alpha_of_coincidences,
+    coincidences_of_items,
+    shares_of_equal_pairs,
+)
 from lit_rlhf.records import Vote
 
 CHOICES = (0.0, 0.5, 1.0)
 """The second response is better, a tie, the first is better."""
-
-Distance = Literal["nominal", "interval"]
 
 
 def count_votes(votes: Sequence[Sequence[Vote]]) -> Tensor:
@@ -70,19 +74,15 @@ def krippendorff_alpha(
 ) -> float | None:
     """Krippendorff's α: 1 - D_o/D_e, disagreement observed over disagreement expected.
 
-    D_o = Σ_c,k o_ck·δ²_ck and D_e = Σ_c,k n_c·n_k·δ²_ck / (n - 1), with coincidences
-    o_ck = Σ_u n_uc·(n_uk - [c = k]) / (m_u - 1), their margins n_c and their sum n. δ² is 1 between different
-    answers (nominal) or the squared difference of their values (interval: a tie lies half way). Rows may have any
-    number of votes; those with fewer than two pair with nothing and do not count.
+    Rows with fewer than two votes do not count. The formula is :func:`~.inter_rater.alpha_of_coincidences`.
 
     Args:
-        counts: n_uc, votes of each row for each answer. Float ``[rows, answers]``.
-        distance: between two answers.
+        counts: n_uc, votes of each row for each answer, which stand in their order. Float ``[rows, answers]``.
+        distance: the same for all (nominal), by the votes between (ordinal), or by the values (interval).
         values: of the answers, for ``interval``.
 
     Returns:
-        1 where all agree, 0 for agreement as by chance, below 0 for less; None where no row has two votes or all
-        votes are one answer, for then there is nothing to disagree about.
+        1 where all agree, 0 as by chance, below 0 for less; None where no row has two votes or all are one answer.
 
     Source:
         Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section D.
@@ -91,21 +91,8 @@ def krippendorff_alpha(
         >>> krippendorff_alpha(torch.tensor([[0.0, 0.0, 2.0], [2.0, 0.0, 0.0]]))
         1.0
     """
-    counts = counts.double()[counts.sum(1) >= 2]
-    of_row = counts.sum(1)
-    coincidences = counts.T @ (counts / (of_row - 1)[:, None]) - torch.diag(
-        (counts / (of_row - 1)[:, None]).sum(0)
-    )
-    margins = coincidences.sum(0)
-    if distance == "nominal":
-        apart = 1 - torch.eye(counts.shape[1], dtype=torch.float64)
-    else:
-        value = torch.tensor(values, dtype=torch.float64)
-        apart = (value[:, None] - value[None, :]).square()
-    expected = (torch.outer(margins, margins) * apart).sum()
-    if not expected > 0:
-        return None
-    return float(1 - (margins.sum() - 1) * (coincidences * apart).sum() / expected)
+    alpha = alpha_of_coincidences(coincidences_of_items(counts[None]).sum(0), distance, values)
+    return None if alpha.isnan() else float(alpha)
 
 
 class FleissKappa(NamedTuple):
@@ -156,11 +143,9 @@ def pairwise_agreement(counts: Tensor) -> float | None:
         >>> pairwise_agreement(torch.tensor([[0.0, 0.0, 2.0], [1.0, 0.0, 2.0]]))  # of 1 and 1/3
         0.666...
     """
-    counts = counts.double()[counts.sum(1) >= 2]
-    if len(counts) == 0:
-        return None
-    of_row = counts.sum(1)
-    return float(((counts * (counts - 1)).sum(1) / (of_row * (of_row - 1))).mean())
+    shares = shares_of_equal_pairs(counts.double())
+    known = shares[~shares.isnan()]
+    return float(known.mean()) if len(known) else None
 
 
 class LeftOut(NamedTuple):
@@ -172,6 +157,8 @@ class LeftOut(NamedTuple):
     """Float ``[M]``: the vote."""
     majority: Tensor
     """Float ``[M]``: 1 where most of the others are for the first response, 0 for the second; a tie is for neither."""
+    vote: Tensor
+    """Long ``[M]``: which of all the votes it is."""
 
     def right(self) -> Tensor:
         """1 where the vote is that of the majority, 1/2 where it is a tie, else 0, ``[M]``."""
@@ -191,20 +178,26 @@ def leave_one_out(votes: Sequence[Sequence[Vote]]) -> LeftOut:
         >>> found.right()  # cid against two; ann and bob each see one of each, no majority
         tensor([0.], dtype=torch.float64)
     """
-    row, choice, others = [], [], []
-    for number, of_row in enumerate(votes):
-        lead = sum(vote.choice - 0.5 for vote in of_row)
-        for vote in of_row:
-            row.append(number)
-            choice.append(vote.choice)
-            others.append(lead - (vote.choice - 0.5))
-    lead_of_others = torch.tensor(others, dtype=torch.float64)
-    decided = lead_of_others != 0
-    return LeftOut(
-        torch.tensor(row, dtype=torch.long)[decided],
-        torch.tensor(choice, dtype=torch.float64)[decided],
-        (lead_of_others > 0).double()[decided],
-    )
+    row = [number for number, of_row in enumerate(votes) for _ in of_row]
+    choice = [vote.choice for of_row in votes for vote in of_row]
+    return leave_out(torch.tensor(row, dtype=torch.long), torch.tensor(choice, dtype=torch.float64))
+
+
+def leave_out(row: Tensor, choice: Tensor, counted: Tensor | None = None) -> LeftOut:
+    """As :func:`leave_one_out`, of votes in one list.
+
+    Args:
+        row: of each vote. Long ``[V]``.
+        choice: 1, 0 or 1/2. Float ``[V]``.
+        counted: whether the vote is among the others of its row; one that is not is only held against them. Bool
+            ``[V]``; None = all are.
+    """
+    side = choice.double() - 0.5
+    lead = side if counted is None else side * counted
+    rows = int(row.max()) + 1 if len(row) else 0
+    others = lead.new_zeros(rows).index_add(0, row, lead)[row] - lead
+    vote = others.nonzero().flatten()
+    return LeftOut(row[vote], choice[vote].double(), (others[vote] > 0).double(), vote)
 
 
 def describe_agreement(votes: Sequence[Sequence[Vote]]) -> list[str]:

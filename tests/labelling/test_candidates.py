@@ -87,10 +87,13 @@ def test_annotators_who_disagree_on_a_pair_judged_one_item(tmp_path: Path) -> No
     read = read_items(
         written(
             tmp_path,
-            {"prompt": "p", "chosen": "a", "rejected": "b", "annotator": "ann"},
-            {"prompt": "p", "chosen": "b", "rejected": "a", "annotator": "bob"},
+            {"prompt": "p", "chosen": "a", "rejected": "b", "annotator": "ann", "models": ["of a", "of b"]},
+            {"prompt": "p", "chosen": "b", "rejected": "a", "annotator": "bob", "models": ["of b", "of a"]},
         )
     )
+    assert [dict(zip(item.responses, item.models, strict=True)) for item in read.items] == [
+        {"a": "of a", "b": "of b"}
+    ] * 2
     assert read.items[0].key == read.items[1].key
     best = []
     for place, row in read.judged:

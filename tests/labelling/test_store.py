@@ -137,6 +137,8 @@ def test_a_judgement_from_elsewhere_is_recorded_once(store: LabelStore) -> None:
     unknown = store.record(store.add_items(pairs(1, 1))[0].number, "ann", FIRST, submission="i")
     assert not unknown.task.seen and unknown.task.shown == (0, 1)
     assert store.next_task("ann") is None
+    with pytest.raises(StoreError, match=r"expected \[0, 1\] in the order shown"):
+        store.record(item.number, "bob", FIRST, submission="j", shown=(0,))
     with pytest.raises(StoreError, match="item 9"):
         store.record(9, "ann", FIRST, submission="h")
 

@@ -11,6 +11,7 @@ from lit_rlhf.metrics.agreement import (
     fleiss_kappa,
     krippendorff_alpha,
     leave_one_out,
+    leave_out,
     pairwise_agreement,
     vote_shares,
 )
@@ -66,6 +67,7 @@ def test_alpha_is_the_published_one_with_missing_values() -> None:
             if value is not None:
                 counts[unit, value - 1] += 1
     assert krippendorff_alpha(counts) == pytest.approx(0.743, abs=5e-4)
+    assert krippendorff_alpha(counts, "ordinal") == pytest.approx(0.815, abs=5e-4)
     assert krippendorff_alpha(counts, "interval", values=range(1, 6)) == pytest.approx(0.849, abs=5e-4)
 
 
@@ -137,10 +139,20 @@ def test_an_annotator_is_held_against_the_majority_of_the_others() -> None:
     # aab: either a sees one of each and is left out, b sees two. a=: the tie sees an a, the a sees no majority
     assert found.row.tolist() == [0, 1, 1, 2, 3, 3]
     assert found.right().tolist() == [0, 1, 1, 0.5, 0, 0]
+    assert found.vote.tolist() == [2, 3, 4, 6, 7, 8]
     of_simulated = leave_one_out(simulate(0.8, voters=4)).right()
     # of three others the majority is right with probability 0.8³ + 3·0.8²·0.2
     most = 0.8**3 + 3 * 0.8**2 * 0.2
     assert of_simulated.mean().item() == pytest.approx(0.8 * most + 0.2 * (1 - most), abs=0.01)
+
+
+def test_who_is_not_counted_is_held_against_the_others_and_leads_nobody() -> None:
+    # a, a and a program's b; then a and the program's a
+    row, choice = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0])
+    found = leave_out(row, choice, torch.tensor([True, True, False, True, False]))
+    assert found.vote.tolist() == [0, 1, 2, 4]
+    assert found.right().tolist() == [1, 1, 0, 1]
+    assert leave_out(row[:0], choice[:0]).vote.tolist() == []
 
 
 def test_another_choice_is_refused() -> None:
