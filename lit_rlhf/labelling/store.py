@@ -381,13 +381,16 @@ class LabelStore:
         if found is not None:
             return int(found["number"])
         of = reading.item(connection, item)
-        order = (
-            shown_order(of, annotator, reading.settings(connection).seed, kind) if shown is None else shown
-        )
+        if shown is None:
+            shown = shown_order(of, annotator, reading.settings(connection).seed, kind)
+        elif shown and sorted(shown) != list(of.distinct):
+            raise StoreError(
+                f"item {item}: expected {list(of.distinct)} in the order shown, found {list(shown)}."
+            )
         (number,) = connection.execute(
             "INSERT INTO tasks (item, annotator, kind, shown, opened, leased_until) VALUES (?, ?, ?, ?, ?, 0) "
             "RETURNING number",
-            (item, annotator, kind, json.dumps(list(order)), time.time()),
+            (item, annotator, kind, json.dumps(list(shown)), time.time()),
         ).fetchone()
         return int(number)
 
