@@ -1,0 +1,154 @@
+"""``lit-rlhf label export``: judgements as files that the next phase trains on, or that other tools read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.labelling.exchange.reading import FORMATS, Format
+from lit_rlhf.labelling.exchange.writing import SUFFIXES, exchange_files
+from lit_rlhf.labelling.export import ROWS, ExportSettings, export_judgements
+from lit_rlhf.labelling.export_files import rows_as_bytes, write_whole
+from lit_rlhf.labelling.export_selection import select
+from lit_rlhf.labelling.store import LabelStore
+
+
+def main(argv: Sequence[str]) -> None:
+    """``lit-rlhf label export --db F --out F``"""
+    arguments = parse(argv)
+    check_arguments(arguments)
+    try:
+        export_file(arguments)
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # settings that contradict, or a file that cannot be read or written
+        refuse(str(error))
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        "lit-rlhf label export",
+        allow_abbrev=False,
+        description="Write the current judgements of a labelling file. Skips, tests, exercises and repeats are not "
+        "exported, and everything that is left out is counted. The file is written whole or not at all, and the same "
+        "judgements give the same bytes. The last line has the number to go on from next time.",
+    )
+    add = parser.add_argument
+    add("--db", required=True, metavar="F", help="the labelling file; people may be at work on it")
+    add(
+        "--out",
+        required=True,
+        metavar="F",
+        help="the file to write: .jsonl, .jsonl.gz, .csv; .json for other tools",
+    )
+    add(
+        "--rows",
+        choices=ROWS,
+        help="rankings: a row a judgement, ratings among them. pairs: a row for every two responses. votes: the same, "
+        "with all annotators in one row. demonstrations: what annotators wrote (default: pairs where all items have "
+        "two responses, else rankings)",
+    )
+    add(
+        "--votes",
+        choices=["each", "majority", "min-agree"],
+        default="each",
+        help="each: every judgement. majority: one row an item, what most said. min-agree: only what --min-agree "
+        "annotators said alike of two responses (%(default)s)",
+    )
+    add("--min-agree", type=int, metavar="N", help="annotators that have to agree (default: 2)")
+    add(
+        "--ties", choices=["keep", "drop"], default="keep", help="drop takes out what says that all are equal"
+    )
+    add(
+        "--margins",
+        action="store_true",
+        help="pairs get a margin that reward models ask of the difference of scores: 2/3 for better, 1/3 for slightly "
+        "better; such pairs are no votes any more, so annotators' rows are not put together",
+    )
+    add(
+        "--since",
+        type=int,
+        default=0,
+        metavar="N",
+        help="only judgements after number N, revised ones again under their new number; with majority, min-agree and "
+        "votes whole items in which something is new. What was taken back since is not told",
+    )
+    add("--without-flagged", action="store_true", help="leave out items that somebody flagged")
+    add("--people-only", action="store_true", help="leave out judgements by programs")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="lit-rlhf",
+        help="label-studio (with its labelling config beside), argilla, arena, or csv: a table for people, with a "
+        "column a response (%(default)s: files to train on)",
+    )
+    return parser.parse_args(argv)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what contradicts itself before anything is read."""
+    kind, out = cast(Format, arguments.format), Path(arguments.out)
+    if not out.name.endswith(SUFFIXES[kind]):
+        refuse(
+            f"--out {out}: expected a name that ends in {' or '.join(SUFFIXES[kind])} with --format {kind}."
+        )
+    if out.is_dir():
+        refuse(f"--out {out}: expected a file to write, found a folder.")
+    if arguments.min_agree is not None and arguments.votes != "min-agree":
+        refuse(f"--min-agree: expected --votes min-agree beside it, found {arguments.votes}.")
+    if kind == "lit-rlhf":
+        return
+    for option, default in [("rows", None), ("votes", "each"), ("ties", "keep"), ("margins", False)]:
+        found = getattr(arguments, option)
+        if found != default:
+            refuse(
+                f"--{option}: goes with --format lit-rlhf, found {kind}, which has every judgement as it was given."
+            )
+
+
+def export_file(arguments: argparse.Namespace) -> None:
+    """Read the labelling file and write the export.
+
+    Raises:
+        ValueError: no labelling file, or settings that contradict what is in it.
+    """
+    settings = ExportSettings(
+        arguments.rows,
+        arguments.votes,
+        2 if arguments.min_agree is None else arguments.min_agree,
+        arguments.ties,
+        arguments.since,
+        arguments.without_flagged,
+        arguments.people_only,
+        arguments.margins,
+    )
+    with LabelStore(arguments.db, create=False) as store:
+        judgements, machines = store.judgements(), store.machines()
+    out, kind = Path(arguments.out), cast(Format, arguments.format)
+    if kind == "lit-rlhf":
+        exported = export_judgements(judgements, settings, machines)
+        files, lines, following = {out: rows_as_bytes(out, exported.rows)}, exported.describe(), exported.next
+    else:
+        chosen = select(
+            judgements,
+            machines,
+            settings.since,
+            settings.people_only,
+            settings.without_flagged,
+            skips=True,
+        )
+        files, written = exchange_files(out, kind, chosen.judgements, machines)
+        lines = [f"{len(written.rows):,} rows for {kind}, from {len(chosen.judgements):,} judgements"]
+        lines += [f"left out: {count:,} {what}" for what, count in chosen.left_out.items()]
+        lines += [f"{kind} does not hold: {count:,} {what}" for what, count in written.not_held.items()]
+        lines += written.notes
+        following = chosen.next
+    for path, content in files.items():
+        write_whole(path, content)
+    print(f"{', '.join(map(str, files))}: {lines[0]}")
+    print("\n".join([*(f"  {line}" for line in lines[1:]), f"next time: --since {following}"]))

@@ -1,0 +1,1 @@
+"""Files of other labelling tools: read as items and judgements, and written from them."""

@@ -1,0 +1,273 @@
+"""A spreadsheet of judgements: a row each, a column a response.
+
+``prompt``, ``response_1``, ``response_2``, … (or ``response_a``, ``response_b``), ``annotator`` and what she said in
+one of ``choice`` (``1``, ``2``, ``a``, ``b``, ``tie``, ``both bad``, and ``1 slightly``), ``ranks`` (``2 1 3``: of
+each response, 1 = best, equal = tie; or ``rank_1``, ``rank_2``, …), ``ratings`` (``4 2``; or ``rating_1``, …),
+``rewrite`` and ``skip``. A row without any of these is an item to be judged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lit_rlhf.labelling.exchange.entries import (
+    NOBODY,
+    Entry,
+    ExchangeError,
+    Said,
+    Written,
+    groups_by_rank,
+    mode_of,
+    preferred,
+    ranked,
+    read_prompt,
+    seconds_of,
+    short,
+    tied,
+    time_of,
+)
+from lit_rlhf.labelling.items import Item, Judgement
+from lit_rlhf.labelling.verdicts import Mode, Strength, Verdict
+
+SAID = (
+    "choice",
+    "ranks",
+    "ratings",
+    "rewrite",
+    "rewrite_of",
+    "skip",
+    "shown",
+    "comment",
+    "flag",
+    "seconds",
+    "at",
+)
+"""Columns that every table of ours has; the others are read where they are there."""
+ABOUT = ("id", "domain", "prompt")
+NO_VALUE = (None, "")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_CHOICES = {
+    **dict.fromkeys(("1", "a", "response_1", "response_a", "left", "first"), 0),
+    **dict.fromkeys(("2", "b", "response_2", "response_b", "right", "second"), 1),
+}
+_TIES = ("tie", "equal", "same", "both", "=", "0")
+_BOTH_BAD = ("both bad", "bothbad", "both_bad", "tie (bothbad)", "neither")
+
+
+def parse_table_row(fields: Mapping[str, Any], place: str, mode: Mode | None = None) -> Entry:
+    """A row of a table.
+
+    Raises:
+        ExchangeError: a column is missing or is not what its name says.
+    """
+    if set(SAID) <= fields.keys():
+        fields = {name: _without_mark(value) for name, value in fields.items()}
+    prompt = read_prompt(_messages(fields.get("prompt")), place)
+    responses = _numbered(fields, "response") or [
+        fields[name] for name in ("response_a", "response_b") if name in fields
+    ]
+    if not responses or not all(isinstance(response, str) for response in responses):
+        raise ExchangeError(
+            place,
+            "`response_1`, `response_2`, … or `response_a`, `response_b`, all text",
+            short(sorted(fields)),
+        )
+    said = _said(fields, len(responses), place)
+    models = _numbered(fields, "model")
+    named = {*ABOUT, *SAID, "annotator", "machine", "judgement", "response_a", "response_b"}
+    item = Item(
+        mode_of([one.verdict for one in said], responses, mode),
+        prompt,
+        tuple(responses),
+        row_id=_text(fields, "id") or None,
+        models=tuple(map(str, models)) if len(models) == len(responses) else None,
+        domain=_text(fields, "domain") or None,
+        columns={
+            name: value
+            for name, value in fields.items()
+            if name not in named
+            and value not in NO_VALUE
+            and not re.fullmatch(r"(response|model|rank|rating)_\d+", name)
+        },
+    )
+    return Entry(item, said, place=place)
+
+
+def write_table(judgements: Sequence[Judgement], machines: Mapping[str, str]) -> Written:
+    """The rows of a table, which holds everything that was said; a column for each response of the largest item."""
+    out = Written([])
+    for one in judgements:
+        item, verdict = one.task.item, one.verdict
+        if verdict is None:
+            continue
+        row: dict[str, Any] = {"id": item.row_id, "domain": item.domain, "prompt": _cell(item.prompt)}
+        row |= {f"response_{number}": text for number, text in enumerate(item.responses, start=1)}
+        row |= {f"model_{number}": name for number, name in enumerate(item.models or (), start=1)}
+        row |= {"annotator": one.annotator, "machine": machines.get(one.annotator)}
+        row |= dict.fromkeys(SAID) | _written(verdict, item)
+        row["shown"] = " ".join(str(index + 1) for index in one.task.shown) if one.task.seen else None
+        row |= {"comment": one.comment, "flag": one.flag, "seconds": one.seconds, "at": one.at}
+        row |= {"judgement": one.number}
+        out.rows.append({name: _with_mark(value) for name, value in row.items()})
+        out.count("other fields of the items' rows", len(item.columns))
+    return out
+
+
+def table_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns in an order for people: the item, its responses, who wrote them, what was said."""
+    every = dict.fromkeys(name for row in rows for name in row)
+    responses = sorted((name for name in every if name.startswith("response_")), key=_number)
+    models = sorted((name for name in every if name.startswith("model_")), key=_number)
+    return [*ABOUT, *responses, "annotator", *SAID, *models, "machine", "judgement"]
+
+
+def _said(fields: Mapping[str, Any], count: int, place: str) -> list[Said]:
+    verdict = _verdict(fields, count, place)
+    if verdict is None:
+        return []
+    shown = _numbers(fields.get("shown"), "shown", place)
+    if shown is not None and not set(shown) <= set(range(1, count + 1)):
+        raise ExchangeError(
+            place, f"`shown` to be numbers of responses, 1 to {count}", short(fields["shown"])
+        )
+    return [
+        Said(
+            _text(fields, "annotator") or NOBODY,
+            verdict,
+            None if shown is None else tuple(int(number) - 1 for number in shown),
+            _text(fields, "comment"),
+            _text(fields, "flag"),
+            seconds_of(fields.get("seconds"), place, "seconds"),
+            time_of(fields.get("at"), place, "at"),
+            _text(fields, "machine") or None,
+        )
+    ]
+
+
+def _verdict(fields: Mapping[str, Any], count: int, place: str) -> Verdict | None:
+    if skip := _text(fields, "skip"):
+        return Verdict(skip=skip)
+    if rewrite := _text(fields, "rewrite"):
+        of = _numbers(fields.get("rewrite_of"), "rewrite_of", place) or [1]
+        if len(of) != 1 or not 1 <= of[0] <= count:
+            raise ExchangeError(
+                place, f"`rewrite_of` to be a response, 1 to {count}", short(fields["rewrite_of"])
+            )
+        return Verdict(rewrite=rewrite, rewrite_of=int(of[0]) - 1)
+    ratings = _one_each(fields, "rating", count, place)
+    if ratings is not None:
+        return Verdict(ratings=tuple(int(rating) for rating in ratings))
+    choice, strength = _choice(fields)
+    both_bad = choice in _BOTH_BAD
+    ranks = _one_each(fields, "rank", count, place)
+    if ranks is not None:
+        groups = groups_by_rank(ranks)
+        if choice in (*_CHOICES, *_TIES) and groups != _by_choice(choice, strength).ranking:
+            raise ExchangeError(
+                place, "`choice` and `ranks` to agree", f"{choice!r} and {short(fields['ranks'])}"
+            )
+        return Verdict(groups, both_bad=both_bad) if len(groups) == 1 else ranked(groups, strength)
+    if not choice:
+        return None
+    if both_bad or choice in _TIES:
+        return tied(count, both_bad)
+    if choice not in _CHOICES or count != 2:
+        expected = (
+            "1, 2, a, b, tie or both bad" if count == 2 else f"no choice, but `ranks`, with {count} responses"
+        )
+        raise ExchangeError(place, f"`choice` to be {expected}", short(fields["choice"]))
+    return _by_choice(choice, strength)
+
+
+def _by_choice(choice: str, strength: Strength) -> Verdict:
+    return preferred(_CHOICES[choice] == 0, strength) if choice in _CHOICES else tied(2)
+
+
+def _choice(fields: Mapping[str, Any]) -> tuple[str, Strength]:
+    choice = _text(fields, "choice").strip().lower()
+    for word in ("slightly", "better"):
+        if choice.endswith(word):
+            return choice.removesuffix(word).strip(), "slightly" if word == "slightly" else "better"
+    return choice, "slightly" if _text(fields, "strength").strip().lower() == "slightly" else "better"
+
+
+def _one_each(fields: Mapping[str, Any], name: str, count: int, place: str) -> list[float] | None:
+    """A number a response, from `ranks` or from `rank_1`, `rank_2`, …; None where there are none."""
+    values = _numbers(fields.get(f"{name}s"), f"{name}s", place)
+    if values is None:
+        cells = [cell for cell in _numbered(fields, name) if cell not in NO_VALUE]
+        values = _numbers(cells or None, f"{name}_1", place)
+    if values is not None and (len(values) != count or any(value != int(value) for value in values)):
+        raise ExchangeError(place, f"`{name}s` with {count} whole numbers, one a response", f"{values}")
+    return values
+
+
+def _numbers(value: Any, name: str, place: str) -> list[float] | None:
+    """Numbers of a cell: `2 1 3`, `2,1,3` or a JSON list; None where it is empty."""
+    if value in NO_VALUE:
+        return None
+    parts = value if isinstance(value, list) else re.split(r"[\s,;]+", str(value).strip("[] \t"))
+    try:
+        return [float(part) for part in parts]
+    except (TypeError, ValueError):
+        raise ExchangeError(place, f"`{name}` to be numbers", short(value)) from None
+
+
+def _numbered(fields: Mapping[str, Any], name: str) -> list[Any]:
+    """The values of `name_1`, `name_2`, … up to the first that a row does not have."""
+    values: list[Any] = []
+    while (value := fields.get(f"{name}_{len(values) + 1}")) not in NO_VALUE:
+        values.append(value)
+    return values
+
+
+def _written(verdict: Verdict, item: Item) -> dict[str, Any]:
+    if verdict.skip is not None:
+        return {"skip": verdict.skip}
+    if verdict.rewrite is not None:
+        return {"rewrite": verdict.rewrite, "rewrite_of": (verdict.rewrite_of or 0) + 1}
+    if verdict.ratings is not None:
+        return {"ratings": " ".join(map(str, verdict.ratings))}
+    ranks = verdict.ranks() or []
+    slightly = "slightly" if verdict.strength == "slightly" else ""
+    if verdict.both_bad:
+        return {"choice": "both bad"}
+    if len(item.responses) == 2:
+        best = "tie" if ranks[0] == ranks[1] else str(1 + ranks.index(1))
+        return {"choice": f"{best} {slightly}".strip()}
+    return {"ranks": " ".join(map(str, ranks)), "choice": slightly}
+
+
+def _messages(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith('[{"'):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return "" if value is None else str(value)
+
+
+def _cell(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+
+
+def _with_mark(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula behind an apostrophe: what a model wrote is never run."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def _without_mark(value: Any) -> Any:
+    marked = isinstance(value, str) and value.startswith("'") and _FORMULA.match(value)
+    return value[1:] if marked else value
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("_")[2])
