@@ -1,0 +1,93 @@
+"""A socket with its port, the address that is printed, and the server until it is told to end."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import signal
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from lit_rlhf.labelling.server.gate import Hosts
+
+PATIENCE = 10
+"""Seconds that requests have to end in when the server is told to."""
+
+
+class AddressError(ValueError):
+    """There is no listening at this address; the message says what to do."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that holds its port, so that nothing is loaded in vain.
+
+    Raises:
+        AddressError: the host is none of this machine's, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise AddressError(f"--host {host}: {error.strerror or error}.") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressError(
+                f"--port {port}: is taken at {host}, perhaps by another `label serve`, whose page is still there. "
+                "--port 0 takes a free one."
+            ) from None
+        raise AddressError(f"--host {host} --port {port}: {error.strerror or error}.") from None
+    return listening
+
+
+def base_address(listening: socket.socket) -> str:
+    """What a browser is given, such as ``http://127.0.0.1:8765``."""
+    host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+
+
+def hosts_of(host: str, listening: socket.socket) -> Hosts:
+    """The names under which the server may be asked for."""
+    address = listening.getsockname()[0]
+    if ipaddress.ip_address(address).is_unspecified:
+        name = socket.gethostname()
+        return Hosts(address, (name, f"{name}.local"))
+    return Hosts(host, (f"[{address}]" if ":" in address else address,))
+
+
+def serve_until_told(app: Starlette, listening: socket.socket) -> None:
+    """Answer requests until SIGINT or SIGTERM; a second SIGINT does not wait for those inside."""
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,  # it would write the tokens of addresses down
+        server_header=False,
+        proxy_headers=False,  # whoever guesses tokens could give himself a new address each time
+        timeout_graceful_shutdown=PATIENCE,
+    )
+    # uvicorn gives a signal back after it has ended by it, and what is here then must not end it once more
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
