@@ -132,13 +132,14 @@ def _to_repeat(connection: sqlite3.Connection, annotator: str) -> int | None:
         SELECT task.item FROM tasks AS task JOIN judgements AS said ON said.number = task.judgement
         JOIN items AS item ON item.number = task.item
         WHERE task.annotator = :annotator AND task.kind = 'label' AND item.mode != 'rewrite'
-        AND said.verdict NOT LIKE '{"skip"%'
+        AND substr(said.verdict, 1, 7) != '{"skip"'
         AND NOT EXISTS (
             SELECT 1 FROM tasks AS other WHERE other.item = task.item AND other.annotator = :annotator
             AND other.kind IN ('repeat', 'swap')
         )
-        AND (SELECT count(*) FROM tasks AS later WHERE later.annotator = :annotator AND later.number > task.number)
-            >= :apart
+        AND task.number < (
+            SELECT number FROM tasks WHERE annotator = :annotator ORDER BY number DESC LIMIT 1 OFFSET :apart - 1
+        )
         ORDER BY task.number LIMIT 1
         """,
         {"annotator": annotator, "apart": APART},

@@ -14,7 +14,7 @@ from lit_rlhf.labelling.items import Item, Judgement, Kind, Progress, Settings, 
 from lit_rlhf.labelling.schema import StoreError
 from lit_rlhf.labelling.verdicts import Verdict
 
-TIMED = 500
+TIMED = 200
 """Of the latest judgements the median time is taken."""
 
 _JUDGEMENT = """
@@ -143,17 +143,16 @@ def progress(connection: sqlite3.Connection) -> Progress:
         "SELECT name FROM annotators WHERE machine IS NOT NULL ORDER BY name"
     ).fetchall()
     seconds = connection.execute(
-        "SELECT seconds FROM judgements JOIN tasks ON tasks.judgement = judgements.number "
-        "JOIN annotators ON annotators.name = tasks.annotator "
-        "WHERE machine IS NULL AND seconds IS NOT NULL ORDER BY judgements.number DESC LIMIT ?",
+        "SELECT said.seconds FROM judgements AS said JOIN tasks AS task ON task.number = said.task "
+        "JOIN annotators ON annotators.name = task.annotator WHERE task.judgement = said.number "
+        "AND machine IS NULL AND said.seconds IS NOT NULL ORDER BY said.number DESC LIMIT ?",
         (TIMED,),
     ).fetchall()
-    skipped, flagged = connection.execute(
-        """
-        SELECT count(*) FILTER (WHERE verdict LIKE '{"skip"%'), count(*) FILTER (WHERE flag != '')
-        FROM judgements JOIN tasks ON tasks.judgement = judgements.number
-        """
+    current = "FROM judgements AS said JOIN tasks AS task ON task.number = said.task WHERE task.judgement = said.number"
+    (skipped,) = connection.execute(
+        f"""SELECT count(*) {current} AND substr(verdict, 1, 7) = '{{"skip"'"""
     ).fetchone()
+    (flagged,) = connection.execute(f"SELECT count(*) {current} AND flag != ''").fetchone()
     return Progress(
         items=labelled,
         wanted=labelled * overlap,

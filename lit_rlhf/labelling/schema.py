@@ -65,6 +65,8 @@ CREATE TABLE judgements (
     replaces INTEGER UNIQUE REFERENCES judgements
 ) STRICT;
 CREATE INDEX judgements_of_task ON judgements (task);
+CREATE INDEX judgements_skipped ON judgements (task, number) WHERE substr(verdict, 1, 7) = '{"skip"';
+CREATE INDEX judgements_flagged ON judgements (task, number) WHERE flag != '';
 CREATE TRIGGER judgements_are_not_changed BEFORE UPDATE ON judgements
 BEGIN SELECT RAISE (ABORT, 'judgements are only ever added'); END;
 CREATE TRIGGER judgements_are_not_removed BEFORE DELETE ON judgements

@@ -447,7 +447,7 @@ class LabelStore:
             """
             UPDATE items SET judged = (
                 SELECT count(*) FROM tasks JOIN judgements ON judgements.number = tasks.judgement
-                WHERE tasks.item = items.number AND kind = 'label' AND verdict NOT LIKE '{"skip"%'
+                WHERE tasks.item = items.number AND kind = 'label' AND substr(verdict, 1, 7) != '{"skip"'
             ) WHERE number = ?
             """,
             (of.item.number,),
