@@ -45,15 +45,24 @@ def open_tasks(connection: sqlite3.Connection, annotator: str, settings: Setting
     return mine
 
 
-def choose(connection: sqlite3.Connection, annotator: str, settings: Settings) -> tuple[int, Kind] | None:
-    """The number of the item that she is asked next, and why; None when there is nothing for her now."""
+def choose(
+    connection: sqlite3.Connection, annotator: str, settings: Settings, held: int
+) -> tuple[int, Kind] | None:
+    """The number of the item that she is asked next, and why; None when there is nothing for her now.
+
+    Args:
+        connection: inside a transaction.
+        annotator: who is asked.
+        settings: of the store.
+        held: tasks that she has in hand already.
+    """
     given, practised = connection.execute(
         "SELECT count(*), count(*) FILTER (WHERE kind = 'practice') FROM tasks WHERE annotator = ?",
         (annotator,),
     ).fetchone()
     if settings.practice > practised and (number := _unseen_gold(connection, annotator)) is not None:
         return number, "practice"
-    if settings.quota is not None and judged_by(connection, annotator) >= settings.quota:
+    if settings.quota is not None and judged_by(connection, annotator) + held >= settings.quota:
         return None
     unlabelled = _free_item(connection, annotator, settings)
     if unlabelled is None:
@@ -126,12 +135,13 @@ def _unseen_gold(connection: sqlite3.Connection, annotator: str) -> int | None:
 
 
 def _to_repeat(connection: sqlite3.Connection, annotator: str) -> int | None:
-    """The item that she judged longest ago and has seen once; corrections are not asked for twice."""
+    """The item that she judged longest ago and has seen once, in an order that is known; no correction is asked for
+    twice."""
     row = connection.execute(
         """
         SELECT task.item FROM tasks AS task JOIN judgements AS said ON said.number = task.judgement
         JOIN items AS item ON item.number = task.item
-        WHERE task.annotator = :annotator AND task.kind = 'label' AND item.mode != 'rewrite'
+        WHERE task.annotator = :annotator AND task.kind = 'label' AND item.mode != 'rewrite' AND task.shown != '[]'
         AND substr(said.verdict, 1, 7) != '{"skip"'
         AND NOT EXISTS (
             SELECT 1 FROM tasks AS other WHERE other.item = task.item AND other.annotator = :annotator

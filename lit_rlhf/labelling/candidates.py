@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lit_rlhf.labelling.items import Item, Prompt
 from lit_rlhf.labelling.schema import StoreError
-from lit_rlhf.labelling.verdicts import MOST_RANKED, Mode, Ranking, Strength, Verdict
+from lit_rlhf.labelling.verdicts import (
+    MOST_RANKED,
+    Mode,
+    Ranking,
+    Strength,
+    Verdict,
+    VerdictError,
+    parse_verdict,
+)
 
 if TYPE_CHECKING:  # importing rows brings torch, which a server that is given no file does not need
     from lit_rlhf.records import Response, Row
@@ -76,26 +85,38 @@ def read_items(paths: Sequence[str], mode: Mode | None = None, gold: bool = Fals
 
     read = read_rows(list(paths), "candidates")
     out, left_out = ItemsRead(notes=list(read.notes)), dict[str, list[str]]()
+    places: dict[str, int] = {}
+    same, partial = list[str](), list[str]()
     for row in read.rows:
         row = in_one_order(row)
         item = _item(row, mode)
         why = _unfit(row, item)
-        if gold and why is None:
-            item = replace(
-                item, gold=stated_verdict(row, item.mode), explanation=str(row.columns.get("explanation", ""))
-            )
-            if item.gold is None:
-                raise StoreError(
-                    f"{row.place}: expected a test with its answer, such as `chosen` or `ranks`, found none."
-                )
         if why is not None:
             left_out.setdefault(why, []).append(row.place)
             continue
-        if stated_verdict(row, item.mode) is not None or row.votes:
+        verdict = stated_verdict(row, item.mode)
+        if gold:
+            item = replace(item, gold=verdict, explanation=str(row.columns.get("explanation", "")))
+            _check_gold(row, item)
+        if verdict is not None or row.votes:
             out.judged.append((len(out.items), row))
+        elif row.comparisons or row.ratings is not None:
+            partial.append(row.place)
+        known = places.setdefault(item.key, len(out.items)) < len(out.items)
+        if known and verdict is None and not row.votes:  # judged rows are one of each annotator
+            same.append(row.place)
         out.items.append(item)
-    for why, places in left_out.items():
-        out.notes.append(f"left out {len(places)} of {len(read.rows)} rows: {why} ({_named(places)})")
+    for why, of_reason in left_out.items():
+        out.notes.append(f"left out {len(of_reason)} of {len(read.rows)} rows: {why} ({_named(of_reason)})")
+    if same:
+        out.notes.append(
+            f"{len(same)} rows ask what an earlier row asks, whose id and fields are kept ({_named(same)})"
+        )
+    if partial:
+        out.notes.append(
+            f"what {len(partial)} rows say of only some of their responses, or outside the scale, is not taken over "
+            f"({_named(partial)})"
+        )
     collapsed = sum(len(item.distinct) < len(item.responses) for item in out.items)
     if collapsed:
         out.notes.append(f"{collapsed} rows have identical responses, which are shown once")
@@ -160,17 +181,30 @@ def _ranking(row: Row) -> Ranking | None:
     return None
 
 
+def _check_gold(row: Row, item: Item) -> None:
+    if item.gold is None:
+        raise StoreError(
+            f"{row.place}: expected a test with its answer, such as `chosen` or `ranks`, found none."
+        )
+    try:
+        parse_verdict(item.gold.to_json(), item.mode, len(item.responses))
+    except VerdictError as error:
+        raise StoreError(f"{row.place}: nobody can give this answer; {error}.") from None
+
+
 def _item(row: Row, mode: Mode | None) -> Item:
     responses = tuple(_text(response) for response in row.responses)
     distinct = len(set(responses))
     if mode is None:
         mode = "rating" if len(responses) == 1 else "pairwise" if distinct == 2 else "ranking"
     prompt: Prompt = row.prompt if isinstance(row.prompt, str) else [dict(turn) for turn in row.prompt]
+    several_turns = any(not isinstance(response, str) and len(response) > 1 for response in row.responses)
     return Item(
         mode=mode,
         prompt=prompt,
         responses=responses,
         row_id=row.id,
+        turns=tuple(row.responses) if several_turns else None,
         models=_models(row.columns, len(responses)),
         domain=row.domain,
         priority=_priority(row.columns),
@@ -181,6 +215,12 @@ def _item(row: Row, mode: Mode | None) -> Item:
 def _unfit(row: Row, item: Item) -> str | None:
     """Why a row cannot be judged in its mode, in the words of the note."""
     distinct = len(item.distinct)
+    try:
+        json.dumps(
+            [item.prompt, item.responses, dict(item.columns)], ensure_ascii=False, default=str
+        ).encode()
+    except UnicodeEncodeError:
+        return "text that UTF-8 cannot hold, half of a surrogate pair"
     if row.is_text or not item.responses:
         return "no prompt with responses; `lit-rlhf sample` draws some"
     if item.mode == "pairwise" and distinct != 2:

@@ -33,6 +33,8 @@ class Item:
     models: tuple[str, ...] | None = None
     """What wrote each response; never sent to a browser."""
     domain: str | None = None
+    turns: tuple[Any, ...] | None = None
+    """Each response as it stood in its file, where one has several turns; what is shown of these is text."""
     priority: float | None = None
     """How much is to be learned from a judgement, from a reward model's scores; higher first. None = not scored."""
     gold: Verdict | None = None
@@ -57,9 +59,26 @@ class Item:
 
     @property
     def key(self) -> str:
-        """64 hex digits that two items share where they ask the same: mode, prompt, responses, and whether gold."""
-        asked = [self.mode, self.prompt, self.responses, self.gold is not None]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        """64 hex digits that two items share where they ask the same.
+
+        The order of the responses is no matter, and a prompt that is text is the same as one turn of a user.
+        """
+        prompt: Prompt = self.prompt
+        if isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        asked = [self.mode, prompt, sorted(self.responses), self.gold is not None]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    def places_of(self, responses: Sequence[str]) -> dict[int, list[int]]:
+        """Where each of the same responses in another order stands here."""
+        return {
+            place: [index for index, text in enumerate(self.responses) if text == response]
+            for place, response in enumerate(responses)
+        }
+
+    def written(self, index: int) -> Any:
+        """A response as files have it: text, or its turns."""
+        return self.responses[index] if self.turns is None else self.turns[index]
 
     def is_right(self, verdict: Verdict) -> bool:
         """Whether the known answer was given; by how much one response is better is a matter of taste."""
@@ -79,17 +98,15 @@ class Item:
         return [sum(other < rank for other in of_shown) for rank in of_shown]
 
 
-def shown_order(item: Item, annotator: str, seed: int, kind: Kind = "label") -> tuple[int, ...]:
-    """The order in which somebody sees an item's distinct responses, drawn from who sees what and nothing else.
-
-    A `repeat` has the order of the `label`, a `swap` the reverse of it.
-    """
+def shown_order(item: Item, annotator: str, seed: int) -> tuple[int, ...]:
+    """The order in which somebody sees an item's distinct responses, drawn from who sees what and nothing else."""
     draws = {
-        index: hashlib.sha256(f"{seed}|{annotator}|{item.key}|{index}".encode()).digest()
+        index: hashlib.sha256(
+            f"{seed}|{annotator}|{item.key}|{item.responses[index]}".encode(errors="replace")
+        )
         for index in item.distinct
     }
-    order = sorted(item.distinct, key=lambda index: draws[index])
-    return tuple(reversed(order)) if kind == "swap" else tuple(order)
+    return tuple(sorted(item.distinct, key=lambda index: draws[index].digest()))
 
 
 @dataclass(frozen=True)

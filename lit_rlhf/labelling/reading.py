@@ -45,6 +45,7 @@ def item_fields(item: Item, purpose: str, seed: int) -> dict[str, Any]:
         "row_id": item.row_id,
         "models": None if item.models is None else _json(item.models),
         "domain": item.domain,
+        "turns": None if item.turns is None else _json(item.turns),
         "priority": item.priority,
         "gold": None if item.gold is None else _json(item.gold.to_json()),
         "explanation": item.explanation,
@@ -123,8 +124,8 @@ def history(connection: sqlite3.Connection, annotator: str, limit: int) -> list[
     """Somebody's current ones, latest first."""
     return _judgements(
         connection.execute(
-            f"{_JUDGEMENT} WHERE task.annotator = ? AND task.judgement = said.number "
-            "ORDER BY said.number DESC LIMIT ?",
+            f"{_JUDGEMENT} WHERE said.number IN (SELECT judgement FROM tasks WHERE annotator = ? "
+            "AND judgement IS NOT NULL ORDER BY judgement DESC LIMIT ?) ORDER BY said.number DESC",
             (annotator, limit),
         )
     )
@@ -200,6 +201,7 @@ def _item(row: sqlite3.Row) -> Item:
         row_id=row["row_id"],
         models=None if row["models"] is None else tuple(json.loads(row["models"])),
         domain=row["domain"],
+        turns=None if row["turns"] is None else tuple(json.loads(row["turns"])),
         priority=row["priority"],
         gold=_verdict(row["gold"]),
         explanation=row["explanation"],

@@ -27,6 +27,7 @@ CREATE TABLE items (
     row_id TEXT,
     models TEXT,
     domain TEXT,
+    turns TEXT,
     priority REAL,
     gold TEXT,
     explanation TEXT NOT NULL,
@@ -81,6 +82,10 @@ class StoreError(ValueError):
     """What was asked for cannot be done with this file; the message says why and what to do."""
 
 
+class StoreBusy(StoreError):
+    """Somebody else has been writing for too long; the same may go well later."""
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection to a labelling file, in write-ahead mode, whose acknowledged writes reach the disk."""
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -108,11 +113,13 @@ def prepare(path: Path, create: bool) -> None:
     connection = _open(path)
     try:
         version = _version(connection, path)
+        if not version and not create:
+            raise StoreError(f"{path}: expected a labelling file, found an empty one.")
+        if version not in (0, len(MIGRATIONS)):
+            backup_before(connection, path, version)
+        connection.execute("PRAGMA journal_mode = WAL")  # a backup that is served comes without
         if version == len(MIGRATIONS):
             return
-        if version:
-            backup_before(connection, path, version)
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN EXCLUSIVE")
         try:
             # another process may have been quicker
@@ -129,7 +136,17 @@ def prepare(path: Path, create: bool) -> None:
 
 
 def backup_to(connection: sqlite3.Connection, path: Path) -> None:
-    """A consistent copy, also while others write; written beside and renamed."""
+    """A consistent copy, also while others write; written beside and renamed.
+
+    Raises:
+        StoreError: the file that it would take the place of is in use, or was not closed.
+    """
+    for companion in ("-wal", "-shm", "-journal"):
+        if path.with_name(path.name + companion).exists():
+            raise StoreError(
+                f"{path}: expected a file that nobody uses, found {path.name}{companion} beside it. Take another name; "
+                f"or stop what uses it, and run `lit-rlhf label status --db {path}` once."
+            )
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     beside.unlink(missing_ok=True)
     copy = sqlite3.connect(beside)

@@ -14,15 +14,16 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from lit_rlhf.labelling import assignment, reading
 from lit_rlhf.labelling.items import KINDS, Item, Judgement, Kind, Progress, Settings, Task, shown_order
-from lit_rlhf.labelling.schema import StoreError, backup_to, connect, prepare
-from lit_rlhf.labelling.verdicts import Verdict, parse_verdict
+from lit_rlhf.labelling.schema import StoreBusy, StoreError, backup_to, connect, prepare
+from lit_rlhf.labelling.verdicts import Verdict, VerdictError, check_encodable, parse_verdict, renumbered
 
 
 class StaleJudgement(StoreError):
@@ -87,13 +88,21 @@ class LabelStore:
                 )
 
     def add_items(self, items: Sequence[Item]) -> list[Item]:
-        """Put items into the file; of one that is there already only the priority is renewed.
+        """Put items into the file; one that asks the same as another is that one, with priority and gold renewed.
 
         Returns:
-            The items with their numbers, in order.
+            For each item the one in the file: of one that was there, its responses may stand in another order.
+
+        Raises:
+            StoreError: an item's known answer is none of its mode, or a text is not one that UTF-8 can hold.
         """
+        with self._reading() as connection:
+            seed = reading.settings(connection).seed
+        rows = [
+            self._row(item, "gold" if item.gold else "label", seed) for item in items
+        ]  # before others wait
         with self._writing() as connection:
-            return [self._add_item(connection, item, "gold" if item.gold else "label") for item in items]
+            return [self._add_item(connection, item, row) for item, row in zip(items, rows, strict=True)]
 
     def items(self) -> list[Item]:
         """All of them, in the order in which they came."""
@@ -151,7 +160,7 @@ class LabelStore:
             connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, NULL)", (annotator,))
             numbers = assignment.open_tasks(connection, annotator, settings, limit)
             while len(numbers) < limit:
-                chosen = assignment.choose(connection, annotator, settings)
+                chosen = assignment.choose(connection, annotator, settings, len(numbers))
                 if chosen is None:
                     break
                 numbers.append(self._open(connection, *chosen, annotator, settings))
@@ -175,7 +184,8 @@ class LabelStore:
         """An item that came from the page itself, for who typed its prompt."""
         with self._writing() as connection:
             connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, NULL)", (annotator,))
-            number = self._add_item(connection, item, "live").number
+            row = self._row(item, "live", reading.settings(connection).seed)
+            number = self._add_item(connection, item, row).number
             return reading.task(connection, self._task(connection, number, annotator, "live"))
 
     # --- saying something -------------------------------------------------------------------------------
@@ -321,7 +331,10 @@ class LabelStore:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._turn:
-            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                raise StoreBusy(f"{self.path}: cannot be written to now ({error}); try again.") from None
             try:
                 yield self._writer
                 self._writer.execute("COMMIT")
@@ -345,16 +358,45 @@ class LabelStore:
                 connection.execute("ROLLBACK")  # nothing was written
             self._readers.append(connection)
 
-    def _add_item(self, connection: sqlite3.Connection, item: Item, purpose: str) -> Item:
-        fields = reading.item_fields(item, purpose, reading.settings(connection).seed)
-        names = ", ".join(fields)
-        marks = ", ".join(f":{name}" for name in fields)
-        (number,) = connection.execute(
-            f"INSERT INTO items ({names}) VALUES ({marks}) ON CONFLICT (key) DO UPDATE "
-            "SET priority = coalesce(excluded.priority, priority) RETURNING number",
-            fields,
-        ).fetchone()
-        return reading.item(connection, number)
+    def _row(self, item: Item, purpose: str, seed: int) -> dict[str, Any]:
+        try:
+            if item.gold is not None:
+                parse_verdict(item.gold.to_json(), item.mode, len(item.responses))
+            row = reading.item_fields(item, purpose, seed)
+            "".join(str(value) for value in row.values()).encode()
+        except VerdictError as error:
+            raise StoreError(
+                f"row {item.row_id or item.key[:8]}: the known answer cannot be given; {error}"
+            ) from None
+        except UnicodeEncodeError:
+            raise StoreError(
+                f"row {item.row_id or item.key[:8]}: expected text that UTF-8 can hold, found half of a surrogate pair."
+            ) from None
+        return row
+
+    def _add_item(self, connection: sqlite3.Connection, item: Item, row: dict[str, Any]) -> Item:
+        known = connection.execute("SELECT number FROM items WHERE key = ?", (row["key"],)).fetchone()
+        if known is None:
+            names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+            added = connection.execute(f"INSERT INTO items ({names}) VALUES ({marks})", row)
+            return replace(item, number=int(added.lastrowid or 0))
+        there = reading.item(connection, known["number"])
+        gold = item.gold
+        if gold is not None and item.responses != there.responses:
+            gold = renumbered(gold, there.places_of(item.responses))
+        renewed = {
+            "number": there.number,
+            "priority": there.priority if item.priority is None else item.priority,
+            "gold": None if gold is None else json.dumps(gold.to_json(), ensure_ascii=False),
+            "explanation": item.explanation or there.explanation,
+            "purpose": row["purpose"],
+        }
+        connection.execute(
+            "UPDATE items SET priority = :priority, gold = :gold, explanation = :explanation, purpose = CASE :purpose "
+            "WHEN 'live' THEN purpose ELSE :purpose END WHERE number = :number",
+            renewed,
+        )
+        return reading.item(connection, there.number)
 
     def _open(
         self, connection: sqlite3.Connection, item: int, kind: Kind, annotator: str, settings: Settings
@@ -382,7 +424,14 @@ class LabelStore:
             return int(found["number"])
         of = reading.item(connection, item)
         if shown is None:
-            shown = shown_order(of, annotator, reading.settings(connection).seed, kind)
+            first = connection.execute(
+                "SELECT shown FROM tasks WHERE item = ? AND annotator = ? AND kind = 'label'",
+                (item, annotator),
+            ).fetchone()
+            if kind in ("repeat", "swap") and first is not None:  # whatever the seed was then
+                shown = json.loads(first["shown"])[:: 1 if kind == "repeat" else -1]
+            else:
+                shown = shown_order(of, annotator, reading.settings(connection).seed)
         elif shown and sorted(shown) != list(of.distinct):
             raise StoreError(
                 f"item {item}: expected {list(of.distinct)} in the order shown, found {list(shown)}."
@@ -418,6 +467,7 @@ class LabelStore:
     ) -> Judgement:
         of = reading.task(connection, task)
         said = None
+        check_encodable(comment, flag)
         if verdict is not None:
             said = parse_verdict(verdict.to_json(), of.item.mode, len(of.item.responses)).to_json()
         (number,) = connection.execute(

@@ -186,4 +186,17 @@ def _text(value: Any, name: str, longest: int) -> str:
         raise VerdictError(f"{name}: expected some text, found {str(value)[:200]!r}")
     if len(value) > longest:
         raise VerdictError(f"{name}: expected at most {longest:,} characters, found {len(value):,}")
+    check_encodable(value)
     return value
+
+
+def check_encodable(*texts: str) -> None:
+    """Refuse what no file can hold: half of a surrogate pair, which JSON can spell.
+
+    Raises:
+        VerdictError: a text has one.
+    """
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise VerdictError("expected text that UTF-8 can hold, found half of a surrogate pair") from None

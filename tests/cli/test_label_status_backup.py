@@ -51,6 +51,18 @@ def test_a_backup_is_a_labelling_file(
         assert len(store.judgements()) == 2
 
 
+def test_the_labelling_file_is_not_written_over(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = labels.read_bytes()
+    for arguments in (["status", "--db", str(labels), "--json"], ["backup", "--db", str(labels), "--out"]):
+        with pytest.raises(SystemExit):
+            main(["label", *arguments, str(labels)])
+        assert "expected another file than --db" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["label", "status", "--db", str(labels), "--json", "nowhere/s.json"])
+    assert "expected the folder nowhere" in capsys.readouterr().err
+    assert labels.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -25,6 +25,16 @@ def work(store: LabelStore, name: str, most: int = 10_000) -> list[Task]:
     return done
 
 
+def work_by_ranking(store: LabelStore, name: str) -> list[Task]:
+    """The same with rankings, as they are shown."""
+    done = []
+    while (task := store.next_task(name)) is not None:
+        verdict = task.by_index(Verdict(ranking=tuple((place,) for place in range(len(task.shown)))))
+        store.submit(task.number, verdict, submission=f"{name} {task.number}")
+        done.append(task)
+    return done
+
+
 def gold(count: int) -> list[Item]:
     return [Item("pairwise", f"test {n}", ("right", "wrong"), gold=FIRST) for n in range(count)]
 
@@ -90,6 +100,35 @@ def test_a_quota_ends_the_work_of_one(store: LabelStore) -> None:
     assert len(work(store, "ann")) == 3
     assert store.why_nothing("ann") == "quota" and store.judged_by("ann") == 3
     assert len(work(store, "bob")) == 3
+
+
+def test_a_quota_counts_what_is_in_hand(store: LabelStore) -> None:
+    store.configure(Settings(quota=3, repeats=0.0))
+    store.add_items(pairs(8))
+    assert len(store.next_tasks("ann", 5)) == 3
+
+
+def test_repeats_keep_the_order_of_before_whatever_the_seed_is_now(store: LabelStore) -> None:
+    store.add_items([Item("ranking", f"p{n}", ("a", "b", "c", "d")) for n in range(60)])
+    store.configure(Settings(repeats=0.0, quota=30))
+    before = {}
+    for task in work_by_ranking(store, "ann"):
+        before[task.item.number] = task.shown
+    store.configure(Settings(repeats=1.0, gold_share=0.0, seed=5))
+    again = [task for task in work_by_ranking(store, "ann") if task.kind != "label"]
+    asked = [task for task in again if task.item.number in before]
+    assert len(asked) > 10
+    for task in asked:
+        order = before[task.item.number]
+        assert task.shown == (order[::-1] if task.kind == "swap" else order)
+
+
+def test_what_was_seen_in_an_unknown_order_is_not_repeated(store: LabelStore) -> None:
+    items = store.add_items(pairs(20))
+    for item in items[:15]:
+        store.record(item.number, "ann", FIRST, submission=str(item.number))
+    store.configure(Settings(repeats=1.0, gold_share=0.0))
+    assert {task.kind for task in work(store, "ann", 5)} == {"label"}
 
 
 def test_active_order_takes_what_teaches_most(store: LabelStore) -> None:

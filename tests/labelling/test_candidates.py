@@ -27,7 +27,7 @@ def test_the_number_of_different_responses_decides_the_mode(tmp_path: Path) -> N
             {"prompt": "p", "responses": ["a", "b"]},
             {"prompt": "p", "responses": ["a", "b", "c"]},
             {"prompt": "p", "responses": ["a", "b", "a"]},
-            {"prompt": "p", "response": "a"},
+            {"prompt": "p", "response": "c"},
         )
     )
     assert [item.mode for item in read.items] == ["rating", "pairwise", "ranking", "pairwise", "rating"]
@@ -119,8 +119,35 @@ def test_tests_bring_their_answer(tmp_path: Path) -> None:
 
 
 def test_a_ranking_that_is_not_whole_is_no_verdict(tmp_path: Path) -> None:
-    read = read_items(written(tmp_path, {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, None, 2]}))
+    rows = {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, None, 2]}
+    read = read_items(written(tmp_path, rows))
     assert len(read.items) == 1 and read.judged == []
+    assert "only some of their responses" in read.notes[0] and "rows.jsonl:1" in read.notes[0]
+
+
+def test_rows_that_ask_the_same_are_said(tmp_path: Path) -> None:
+    first, second = {"prompt": "p", "responses": ["a", "b"]}, {"prompt": "p", "responses": ["b", "a"]}
+    read = read_items(written(tmp_path, first, second))
+    assert read.items[0].key == read.items[1].key
+    assert "1 rows ask what an earlier row asks" in read.notes[0] and "rows.jsonl:2" in read.notes[0]
+
+
+def test_a_test_that_nobody_can_pass_is_refused(tmp_path: Path) -> None:
+    files = written(tmp_path, {"prompt": "p", "responses": ["a"], "scores": [9]})
+    with pytest.raises(
+        StoreError, match=r"rows.jsonl:1: nobody can give this answer; ratings: expected 1 numbers"
+    ):
+        read_items(files, gold=True)
+
+
+def test_text_that_no_file_can_hold_is_left_out_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"prompt": "p", "responses": ["a", "\\ud800"]}\n{"prompt": "q", "responses": ["a", "b"]}\n'
+    )
+    read = read_items([str(path)])
+    assert [item.prompt for item in read.items] == ["q"]
+    assert "half of a surrogate pair" in read.notes[0] and "rows.jsonl:1" in read.notes[0]
 
 
 def test_answers_of_several_turns_are_shown_with_their_roles(tmp_path: Path) -> None:
@@ -132,3 +159,4 @@ def test_answers_of_several_turns_are_shown_with_their_roles(tmp_path: Path) -> 
     prompt = [{"role": "user", "content": "p"}]
     (item,) = read_items(written(tmp_path, {"prompt": prompt, "responses": [turns, turns[:1]]})).items
     assert item.responses == ("assistant: one\n\nuser: two\n\nassistant: three", "one")
+    assert item.written(0) == turns and item.written(1) == turns[:1]

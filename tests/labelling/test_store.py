@@ -10,7 +10,7 @@ import pytest
 
 from lit_rlhf.labelling import schema
 from lit_rlhf.labelling.items import Item, Settings
-from lit_rlhf.labelling.schema import StoreError
+from lit_rlhf.labelling.schema import StoreBusy, StoreError
 from lit_rlhf.labelling.store import LabelStore, StaleJudgement
 from lit_rlhf.labelling.verdicts import Verdict, VerdictError
 from tests.labelling.conftest import pairs
@@ -266,3 +266,75 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 't'").fetchone() == (0,)
     connection.close()
+
+
+def test_a_copy_that_is_served_is_in_write_ahead_mode_again(store: LabelStore, tmp_path: Path) -> None:
+    store.backup(tmp_path / "copy.db")
+    with LabelStore(tmp_path / "copy.db"):
+        connection = sqlite3.connect(tmp_path / "copy.db")
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        connection.close()
+
+
+def test_a_copy_takes_no_place_of_a_file_in_use(store: LabelStore, tmp_path: Path) -> None:
+    used = tmp_path / "used.db"
+    with LabelStore(used) as other:
+        other.add_items(pairs(1))
+        with pytest.raises(StoreError, match=r"found used\.db-wal beside it"):
+            store.backup(used)
+        assert len(other.items()) == 1
+    store.backup(used)
+    with LabelStore(used) as copy:
+        assert copy.items() == []
+
+
+def test_an_empty_file_is_no_labelling_file_unless_one_is_to_be_made(tmp_path: Path) -> None:
+    (tmp_path / "l.db").touch()
+    with pytest.raises(StoreError, match="found an empty one"):
+        LabelStore(tmp_path / "l.db", create=False)
+    LabelStore(tmp_path / "l.db").close()
+
+
+def test_a_corrected_answer_takes_the_place_of_the_old_one(store: LabelStore) -> None:
+    test = Item("pairwise", "p", ("right", "wrong"), gold=FIRST, explanation="a")
+    (first,) = store.add_items([test])
+    turned = Item("pairwise", "p", ("wrong", "right"), gold=FIRST, explanation="b")
+    (second,) = store.add_items([turned])
+    assert (second.number, second.responses) == (first.number, ("right", "wrong"))
+    assert second.gold == Verdict(ranking=((1,), (0,)), strength="better") and second.explanation == "b"
+    with pytest.raises(StoreError, match="cannot be given"):
+        store.add_items([Item("rating", "p", ("a",), gold=Verdict(ratings=(9,)))])
+
+
+def test_a_prompt_typed_live_is_asked_when_it_comes_as_a_candidate(store: LabelStore) -> None:
+    (item,) = pairs(1)
+    task = store.live_task(item, "ann")
+    store.add_items([item])
+    assert store.progress().wanted == 1 and store.next_task("bob").item == task.item
+    store.live_task(item, "cid")  # and the reverse takes nothing away
+    assert store.progress().wanted == 1
+
+
+def test_half_of_a_surrogate_pair_is_refused(store: LabelStore) -> None:
+    (bad,) = pairs(1)
+    with pytest.raises(StoreError, match="surrogate"):
+        store.add_items([Item("pairwise", "p", ("a", "\ud800"))])
+    store.add_items([bad])
+    task = store.next_task("ann")
+    for fields in ({"comment": "\ud800"}, {"flag": "\ud800"}):
+        with pytest.raises(VerdictError, match="surrogate"):
+            store.submit(task.number, FIRST, submission="1", **fields)
+    with pytest.raises(VerdictError, match="surrogate"):
+        store.submit(task.number, Verdict(skip="\ud800"), submission="1")
+    assert store.all_judgements() == []
+
+
+def test_who_cannot_write_for_long_is_told(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store._writer.execute("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusy, match="cannot be written to now"):
+        store.add_items(pairs(1))
+    other.execute("ROLLBACK")
+    other.close()
+    assert len(store.add_items(pairs(1))) == 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from lit_rlhf.cli.label.outputs import check_output
 from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.labelling.schema import StoreError
 from lit_rlhf.labelling.store import LabelStore
@@ -24,11 +24,7 @@ def main(argv: Sequence[str]) -> None:
         "--out", required=True, metavar="COPY", help="the file to write; an older copy is replaced"
     )
     arguments = parser.parse_args(argv)
-    out = Path(arguments.out)
-    if not out.parent.is_dir():
-        refuse(f"--out {out}: expected the folder {out.parent} to be there, found none.")
-    if out.resolve() == Path(arguments.db).resolve():
-        refuse(f"--out {out}: expected another file than --db.")
+    out = check_output("--out", arguments.out, arguments.db)
     try:
         with LabelStore(arguments.db, create=False) as store:
             store.backup(out)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
+from lit_rlhf.cli.label.outputs import check_output, write_json
 from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.labelling.agreement_lines import printable
 from lit_rlhf.labelling.items import Progress, Settings
 from lit_rlhf.labelling.schema import StoreError
 from lit_rlhf.labelling.store import LabelStore
@@ -25,17 +24,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--db", required=True, metavar="F", help="the labelling file")
     parser.add_argument("--json", metavar="OUT", help="write the numbers there too")
     arguments = parser.parse_args(argv)
+    out = None if arguments.json is None else check_output("--json", arguments.json, arguments.db)
     try:
         with LabelStore(arguments.db, create=False) as store:
             progress, settings = store.progress(), store.settings
     except StoreError as error:
         refuse(str(error))
     print("\n".join(status_lines(arguments.db, progress, settings)))
-    if arguments.json is not None:
-        numbers = {**asdict(progress), "overlap": settings.overlap, "done": progress.given >= progress.wanted}
-        beside = Path(f"{arguments.json}.{os.getpid()}.partial")
-        beside.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, arguments.json)
+    if out is not None:
+        done = progress.given >= progress.wanted
+        write_json(out, {**asdict(progress), "overlap": settings.overlap, "done": done})
 
 
 def status_lines(name: str, progress: Progress, settings: Settings) -> list[str]:
@@ -53,7 +51,7 @@ def status_lines(name: str, progress: Progress, settings: Settings) -> list[str]
         )
     for annotator, judged in progress.by_annotator.items():
         program = " (a program)" if annotator in progress.machines else ""
-        lines.append(f"  {annotator}{program}: {judged:,}")
+        lines.append(f"  {printable(annotator)}{program}: {judged:,}")
     if progress.skipped or progress.flagged:
         lines.append(f"  skipped: {progress.skipped:,}; flagged: {progress.flagged:,}")
     return lines

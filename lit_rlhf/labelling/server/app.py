@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from lit_rlhf.labelling.schema import StoreError
+from lit_rlhf.labelling.schema import StoreBusy, StoreError
 from lit_rlhf.labelling.server.access import Access
 from lit_rlhf.labelling.server.api import Api
 from lit_rlhf.labelling.server.gate import HEADERS, Gate, Hosts, refused, session_of
@@ -108,6 +108,7 @@ HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
     HTTPException: _refuse,
     StaleJudgement: _refuse_stale,
     StoreError: _refuse_wrong,
+    StoreBusy: _come_back,
     sqlite3.Error: _come_back,
     ClientDisconnect: _gone,
     Exception: _failed,

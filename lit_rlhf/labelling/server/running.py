@@ -12,6 +12,8 @@ from starlette.applications import Starlette
 
 from lit_rlhf.labelling.server.gate import Hosts
 
+THINKING = 75
+"""Seconds that a connection is kept while somebody thinks; making a new one for each judgement is slow."""
 PATIENCE = 10
 """Seconds that requests have to end in when the server is told to."""
 
@@ -83,6 +85,7 @@ def serve_until_told(app: Starlette, listening: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,  # whoever guesses tokens could give himself a new address each time
         timeout_graceful_shutdown=PATIENCE,
+        timeout_keep_alive=THINKING,
     )
     # uvicorn gives a signal back after it has ended by it, and what is here then must not end it once more
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}

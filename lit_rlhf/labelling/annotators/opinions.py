@@ -1,0 +1,72 @@
+"""What a program says of a task, and how often it said what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lit_rlhf.labelling.items import Task
+from lit_rlhf.labelling.verdicts import LONGEST_REMARK, Verdict
+
+REASONS_SHOWN = 5
+"""Different reasons to skip that are listed; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A verdict by the item's indices, with what there is to say about it."""
+
+    verdict: Verdict
+    comment: str = ""
+
+
+def skipped(why: str) -> Opinion:
+    """Nothing is said, for this reason; a long one is cut to what a judgement can hold."""
+    return Opinion(Verdict(skip=shortened(why)))
+
+
+def shortened(text: str) -> str:
+    """At most :data:`LONGEST_REMARK` characters, with a mark where there were more."""
+    return text if len(text) <= LONGEST_REMARK else text[: LONGEST_REMARK - 1] + "…"
+
+
+def shown_responses(task: Task) -> list[str]:
+    """The responses in the order of the task, which is all that a program may know of them."""
+    return [task.item.responses[index] for index in task.shown]
+
+
+@dataclass
+class Tally:
+    """How often a program said what."""
+
+    judged: int = 0
+    """Judgements that it gave, skipped ones among them."""
+    ties: int = 0
+    """Of all the responses of an item."""
+    elsewhere: int = 0
+    """Tasks that another process of the same name was quicker with."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """To skip."""
+
+    def count(self, verdict: Verdict) -> None:
+        """One more judgement."""
+        self.judged += 1
+        if verdict.skip is not None:
+            self.reasons[verdict.skip] += 1
+        elif verdict.ranking is not None and len(verdict.ranking) == 1:
+            self.ties += 1
+
+    def lines(self) -> Sequence[str]:
+        """What there is to say, the first line for itself."""
+        skips = self.reasons.total()
+        lines = [f"{self.judged} judged, {self.ties} of them ties, {skips} skipped"]
+        for reason, count in self.reasons.most_common(REASONS_SHOWN):
+            lines.append(f"  {count} skipped: {reason[:200]}")
+        if others := self.reasons.most_common()[REASONS_SHOWN:]:
+            lines.append(f"  {sum(count for _, count in others)} skipped for {len(others)} other reasons")
+        if self.elsewhere:
+            lines.append(
+                f"  {self.elsewhere} more had been judged meanwhile by another process of the same name"
+            )
+        return lines
