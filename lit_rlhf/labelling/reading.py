@@ -120,6 +120,13 @@ def judgements(
     )
 
 
+def of_task(connection: sqlite3.Connection, number: int) -> list[Judgement]:
+    """All of a task, by number."""
+    return _judgements(
+        connection.execute(f"{_JUDGEMENT} WHERE said.task = ? ORDER BY said.number", (number,))
+    )
+
+
 def history(connection: sqlite3.Connection, annotator: str, limit: int) -> list[Judgement]:
     """Somebody's current ones, latest first."""
     return _judgements(

@@ -301,6 +301,11 @@ class LabelStore:
         with self._reading() as connection:
             return reading.judgements(connection, since, kinds)
 
+    def of_task(self, task: int) -> list[Judgement]:
+        """Everything that was said of a task, what was revised and taken back too, in order."""
+        with self._reading() as connection:
+            return reading.of_task(connection, task)
+
     def all_judgements(self) -> list[Judgement]:
         """Everything that was ever said, what was revised and taken back too."""
         with self._reading() as connection:

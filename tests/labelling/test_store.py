@@ -102,6 +102,7 @@ def test_what_is_taken_back_is_asked_again(store: LabelStore) -> None:
     again = store.submit(task.number, SECOND, submission="4")
     assert again.replaces == 2
     assert [said.verdict for said in store.all_judgements()] == [FIRST, None, SECOND]
+    assert store.of_task(task.number) == store.all_judgements() and store.of_task(waiting.number) == []
     assert store.next_task("ann") == waiting
 
 
