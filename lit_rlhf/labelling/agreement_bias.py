@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.labelling.agreement_measures import Measure, Sums, share
-from lit_rlhf.labelling.agreement_table import NONE, Table
+from lit_rlhf.labelling.agreement_table import NONE, Table, unit_of_pairs
 from lit_rlhf.metrics.length import pearson
 
 
@@ -75,12 +75,4 @@ def _differences(table: Table, of_response: Tensor) -> Tensor:
 
 def _share_of_wins(table: Table, wins: Tensor, name: str, label: str, why: str) -> Measure:
     """Of wins ``[J, P]``: 1 where the favoured response of a pair is better, -1 where the other is, else 0."""
-    won, decided = (wins > 0).sum(1), (wins != 0).sum(1)
-    if table.mode == "pairwise" or not decided.any():
-        return share(name, label, int(won.sum()), int(decided.sum()), "judgements", why)
-    # the pairs of one ranking are not independent, so its items are resampled
-    sums = Sums({"won": table.by_item(won), "decided": table.by_item(decided)})
-    count = int(decided.sum())
-    return sums.measure(
-        name, label, lambda of: of["won"] / of["decided"], count, "pairs of responses", "share", why
-    )
+    return share(name, label, (wins > 0).sum(1), (wins != 0).sum(1), table.item, unit_of_pairs(table), why)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_rlhf.labelling.agreement_measures import Measure, Sums, share
-from lit_rlhf.labelling.agreement_table import Table, tabulate
+import torch
+
+from lit_rlhf.labelling.agreement_measures import Measure, share
+from lit_rlhf.labelling.agreement_table import Table, tabulate, unit_of_pairs
 from lit_rlhf.labelling.items import Judgement
 from lit_rlhf.labelling.verdicts import Mode
 
@@ -32,9 +34,8 @@ def self_consistency(judgements: Sequence[Judgement], mode: Mode) -> list[Measur
     ]:
         before, after = (tabulate(one, mode, _annotators(judgements)) for one in again)
         same = (before.responses.answer == after.responses.answer).all(1) if len(before) else before.item
-        found.append(
-            share(name, label, int(same.sum()), len(before), "judgements", "nothing was asked again")
-        )
+        asked = torch.ones_like(before.item)
+        found.append(share(name, label, same, asked, before.item, "judgements", "nothing was asked again"))
     if mode == "rating":
         return found
     before, after = (tabulate(one, mode, _annotators(judgements)) for one in swaps)
@@ -49,9 +50,11 @@ def gold_accuracy(judgements: Sequence[Judgement], mode: Mode) -> Measure:
         if one.task.kind == "gold" and one.task.item.mode == mode and one.task.item.gold is not None
         if one.task.item.gold.ranking is not None or one.task.item.gold.ratings is not None
     ]
-    right = sum(one.verdict is not None and one.task.item.is_right(one.verdict) for one in tested)
+    right = torch.tensor([bool(one.verdict and one.task.item.is_right(one.verdict)) for one in tested]).long()
+    item = torch.tensor([one.task.item.number for one in tested], dtype=torch.long)
     label = "Right on items with a known answer"
-    return share("gold", label, right, len(tested), "judgements", "no test item was judged")
+    why = "no test item was judged"
+    return share("gold", label, right, torch.ones_like(item), item, "judgements", why)
 
 
 def _annotators(judgements: Sequence[Judgement]) -> list[str]:
@@ -74,8 +77,6 @@ def _winners(before: Table, after: Table) -> list[Measure]:
         "swap_same_position": "Shown in the reverse order, the same position wins",
     }
     why = "no pair was decided in both orders"
-    if not len(before):
-        return [share(name, label, 0, 0, "judgements", why) for name, label in labels.items()]
     first, second = before.pairs
     signs = [table.signs for table in (before, after)]
     shown = [(table.position[:, second] - table.position[:, first]).sign() for table in (before, after)]
@@ -85,19 +86,7 @@ def _winners(before: Table, after: Table) -> list[Measure]:
         "swap_same_response": (signs[0] == signs[1]) & reversed_pairs,
         "swap_same_position": (signs[0] * shown[0] == signs[1] * shown[1]) & reversed_pairs,
     }
-    if before.mode == "pairwise" or not reversed_pairs.any():
-        count = int(reversed_pairs.sum())
-        return [
-            share(name, labels[name], int(one.sum()), count, "judgements", why) for name, one in same.items()
-        ]
-    sums = Sums(
-        {name: before.by_item(one.sum(1)) for name, one in (same | {"decided": reversed_pairs}).items()}
-    )
-    count = int(reversed_pairs.sum())
-
-    def share_of_wins(name: str) -> Measure:
-        return sums.measure(
-            name, labels[name], lambda of: of[name] / of["decided"], count, "pairs of responses", "share"
-        )
-
-    return [share_of_wins(name) for name in labels]
+    return [
+        share(name, labels[name], one.sum(1), reversed_pairs.sum(1), before.item, unit_of_pairs(before), why)
+        for name, one in same.items()
+    ]

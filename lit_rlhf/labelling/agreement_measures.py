@@ -42,12 +42,35 @@ def measure(
     }
 
 
-def share(name: str, label: str, successes: float, trials: int, unit: str, why: str) -> Measure:
-    """A share with its Wilson interval."""
+def share(name: str, label: str, won: Tensor, tried: Tensor, item: Tensor, unit: str, why: str) -> Measure:
+    """A share of trials: Wilson's interval where every item has one trial, else a bootstrap of the items.
+
+    What several annotators say of one item is not independent, nor are the pairs of one ranking: Wilson's interval
+    over them all would be too narrow. Where all trials are won, or none, resamples do not differ, and the interval is
+    Wilson's of as many trials as there are items.
+
+    Args:
+        name: for programs.
+        label: for people.
+        won: successes of each judgement, long or bool ``[J]``.
+        tried: trials of each judgement, long or bool ``[J]``; those of 0 do not count.
+        item: a number of each judgement's item, long ``[J]``.
+        unit: of the trials.
+        why: it has no value, where nothing was tried.
+    """
+    trials, successes = int(tried.sum()), int(won.sum())
     if trials == 0:
         return measure(name, label, None, 0, unit, format="share", why=why)
-    interval = wilson_interval(successes, trials)
-    return measure(name, label, successes / trials, trials, unit, interval, "share")
+    items, of_trial = item[tried > 0].unique(return_inverse=True)
+    zeros = torch.zeros(len(items), dtype=torch.float64)
+    parts = {
+        part: zeros.index_add(0, of_trial, one[tried > 0].double())
+        for part, one in (("won", won), ("tried", tried))
+    }
+    if trials == len(items) or successes in (0, trials):
+        interval = wilson_interval(len(items) * successes / trials, len(items))
+        return measure(name, label, successes / trials, trials, unit, interval, "share")
+    return Sums(parts).measure(name, label, lambda of: of["won"] / of["tried"], trials, unit, "share")
 
 
 class Sums:

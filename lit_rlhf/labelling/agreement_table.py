@@ -137,6 +137,11 @@ class Table:
         return Answers(torch.where(there[:, :, None], both, NONE).flatten(1), SIDES)
 
 
+def unit_of_pairs(table: Table) -> str:
+    """What the pairs of responses are called: of two responses a judgement is one."""
+    return "judgements" if table.mode == "pairwise" else "pairs of responses"
+
+
 def differing(judgements: Sequence[Judgement]) -> list[Judgement]:
     """Those of items whose responses can be told apart, and of ratings, where there is nothing to be told apart."""
     alike: dict[int, bool] = {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lit_rlhf.labelling.columns import NULLS, FieldError, plain_fields
 from lit_rlhf.labelling.items import Item, Prompt
 from lit_rlhf.labelling.schema import StoreError
 from lit_rlhf.labelling.verdicts import (
@@ -79,17 +79,19 @@ def read_items(paths: Sequence[str], mode: Mode | None = None, gold: bool = Fals
 
     Raises:
         BadRowsError: a row cannot be read.
-        StoreError: no row can be judged this way, or a test has no answer.
+        StoreError: no row can be judged this way, a test has no answer, or a field cannot be kept.
     """
     from lit_rlhf.data.files import read_rows
 
     read = read_rows(list(paths), "candidates")
     out, left_out = ItemsRead(notes=list(read.notes)), dict[str, list[str]]()
     places: dict[str, int] = {}
+    not_finite = 0
     same, partial = list[str](), list[str]()
     for row in read.rows:
         row = in_one_order(row)
-        item = _item(row, mode)
+        item, nulls = _storable(_item(row, mode), row.place)
+        not_finite += nulls
         why = _unfit(row, item)
         if why is not None:
             left_out.setdefault(why, []).append(row.place)
@@ -117,6 +119,8 @@ def read_items(paths: Sequence[str], mode: Mode | None = None, gold: bool = Fals
             f"what {len(partial)} rows say of only some of their responses, or outside the scale, is not taken over "
             f"({_named(partial)})"
         )
+    if not_finite:
+        out.notes.append(f"{not_finite} {NULLS}")
     collapsed = sum(len(item.distinct) < len(item.responses) for item in out.items)
     if collapsed:
         out.notes.append(f"{collapsed} rows have identical responses, which are shown once")
@@ -132,7 +136,9 @@ def in_one_order(row: Row) -> Row:
     """
     if "chosen" not in row.columns or len(row.responses) != 2:
         return row
-    first, second = (hashlib.sha256(_text(response).encode()).digest() for response in row.responses)
+    first, second = (
+        hashlib.sha256(_text(response).encode(errors="surrogatepass")).digest() for response in row.responses
+    )
     if first <= second:
         return row
     turned = [replace(said, better=1 - said.better, worse=1 - said.worse) for said in row.comparisons]
@@ -163,7 +169,7 @@ def stated_verdict(row: Row, mode: Mode) -> Verdict | None:
         return None
     if len(ranking) == 1:
         return Verdict(ranking, both_bad=row.columns.get("both_bad") is True)
-    return Verdict(ranking, strength if mode == "pairwise" and len(row.responses) == 2 else None)
+    return Verdict(ranking, strength if mode == "pairwise" and len(ranking) == 2 else None)
 
 
 def _ranking(row: Row) -> Ranking | None:
@@ -212,15 +218,23 @@ def _item(row: Row, mode: Mode | None) -> Item:
     )
 
 
+def _storable(item: Item, place: str) -> tuple[Item, int]:
+    """The item with fields that a store can hold, and how many of their numbers became null.
+
+    Raises:
+        StoreError: a field or text that it cannot hold.
+    """
+    try:
+        columns, nulls = plain_fields(item.columns, place)
+        plain_fields({"prompt": item.prompt, "responses": item.responses}, place)
+    except FieldError as error:
+        raise StoreError(f"{error}.") from None
+    return replace(item, columns=columns), nulls
+
+
 def _unfit(row: Row, item: Item) -> str | None:
     """Why a row cannot be judged in its mode, in the words of the note."""
     distinct = len(item.distinct)
-    try:
-        json.dumps(
-            [item.prompt, item.responses, dict(item.columns)], ensure_ascii=False, default=str
-        ).encode()
-    except UnicodeEncodeError:
-        return "text that UTF-8 cannot hold, half of a surrogate pair"
     if row.is_text or not item.responses:
         return "no prompt with responses; `lit-rlhf sample` draws some"
     if item.mode == "pairwise" and distinct != 2:

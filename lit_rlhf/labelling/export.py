@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from lit_rlhf.labelling.columns import plain_fields
 from lit_rlhf.labelling.export_rows import (
     RESERVED,
     demonstration_row,
@@ -109,14 +110,22 @@ def export_judgements(
     selection = select(
         judgements, machines, settings.since, settings.people_only, settings.without_flagged, whole_items
     )
-    kind = settings.rows or default_rows(selection.judgements)
+    kind = settings.rows
+    if kind is None:  # of all that there is, or the files of two exports would not go together
+        everything = selection
+        if settings.since:
+            everything = select(judgements, machines, 0, settings.people_only, settings.without_flagged)
+        kind = default_rows(everything.judgements)
     if settings.rows is None and settings.votes != "each" and kind == "demonstrations":
         raise ExportError(f"--votes {settings.votes}: expected rankings or pairs, found rewrites alone")
     if settings.margins and kind != "pairs":
         raise ExportError(f"--margins: expected --rows pairs, found {kind}")
     rows, used = _rows(selection, kind, settings, machines)
-    exported = Exported(rows, kind, used, selection.next, selection.left_out)
+    plain = [plain_fields(row, f"item {row.get('item')}") for row in rows]
+    exported = Exported([row for row, _ in plain], kind, used, selection.next, selection.left_out)
     exported.notes += _notes(selection, settings)
+    if nulls := sum(found for _, found in plain):
+        exported.notes.append(f"{nulls:,} numbers that are none (NaN, infinities) are written as null")
     return exported
 
 
@@ -175,7 +184,16 @@ def _item_rows(
     machines: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     if kind == "votes":
-        return votes_rows(given, selection, machines, settings.ties == "drop")
+        rows = votes_rows(given, selection, machines, settings.ties == "drop")
+        for what, lost in [
+            ("comments", sum(bool(one.comment) for one in given)),
+            ("times at which and that judgements took", sum(bool(one.at or one.seconds) for one in given)),
+            ("orders in which responses were seen", sum(one.task.seen for one in given)),
+        ]:
+            selection.count(
+                f"{what}, which votes have no place for (--rows pairs has them)", lost if rows else 0
+            )
+        return rows
     if settings.votes == "majority":
         if kind == "pairs":
             return majority_pairs(given, selection)

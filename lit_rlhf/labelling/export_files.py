@@ -32,8 +32,12 @@ def rows_as_bytes(path: Path, rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """A row a line, in UTF-8; a lone half of a surrogate pair, which is no text, stays an escape."""
-    return b"".join(_json(row) + b"\n" for row in rows)
+    """A row a line, in UTF-8.
+
+    Raises:
+        ValueError: a number that JSON cannot spell, or text that UTF-8 cannot hold; `plain_fields` has neither.
+    """
+    return b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
 
 
 def csv_lines(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> bytes:
@@ -43,7 +47,7 @@ def csv_lines(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> byte
     names = list(columns)
     writer.writerow(names)
     writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return text.getvalue().encode()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -64,14 +68,7 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _json(row: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return json.dumps(row).encode()
-
-
 def _cell(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from lit_rlhf.labelling.candidates import OF_EACH_RESPONSE
 from lit_rlhf.labelling.export_selection import Selection
 from lit_rlhf.labelling.items import Item, Judgement
 
@@ -62,7 +63,7 @@ def ranking_row(one: Judgement, flags: Mapping[int, str], machines: Mapping[str,
     """A ranking or ratings: `ranking`, tie groups of indices, best first; or `scores`, higher = better."""
     item, verdict = one.task.item, one.verdict
     assert verdict is not None
-    row: dict[str, Any] = {"prompt": item.prompt, "responses": list(item.responses)}
+    row: dict[str, Any] = {"prompt": item.prompt, "responses": written_responses(item)}
     if verdict.ratings is not None:
         row["scores"] = list(verdict.ratings)
     else:
@@ -95,16 +96,21 @@ def judged_pairs(
         row |= _said(one, flags, machines)
         if one.task.seen:
             row["shown"] = [0, 1] if one.task.shown.index(better) < one.task.shown.index(worse) else [1, 0]
-        rows.append(with_columns(row, item))
+        rows.append(with_columns(row, item, (better, worse)))
     return rows
+
+
+def written_responses(item: Item) -> list[Any]:
+    """All responses as files have them: text, or turns."""
+    return [item.written(index) for index in range(len(item.responses))]
 
 
 def pair_row(item: Item, better: int, worse: int, tie: bool) -> dict[str, Any]:
     """Two responses of an item and which one is better."""
     row: dict[str, Any] = {
         "prompt": item.prompt,
-        "chosen": item.responses[better],
-        "rejected": item.responses[worse],
+        "chosen": item.written(better),
+        "rejected": item.written(worse),
     }
     if tie:
         row["tie"] = True
@@ -139,12 +145,12 @@ def votes_rows(
             continue
         row: dict[str, Any] = {
             "prompt": item.prompt,
-            "response_a": item.responses[first],
-            "response_b": item.responses[second],
+            "response_a": item.written(first),
+            "response_b": item.written(second),
             "labels": kept,
             "models": [item.models[first], item.models[second]] if item.models else None,
         }
-        rows.append(with_columns(row | about_item(item, selection.flags), item))
+        rows.append(with_columns(row | about_item(item, selection.flags), item, (first, second)))
     if len(item.distinct) < 2:
         selection.count("ratings of a single response, which make no pair", len(given))
     return rows
@@ -155,11 +161,21 @@ def about_item(item: Item, flags: Mapping[int, str]) -> dict[str, Any]:
     return {"id": item.row_id, "domain": item.domain, "item": item.number, "flag": flags.get(item.number)}
 
 
-def with_columns(row: Mapping[str, Any], item: Item) -> dict[str, Any]:
-    """The fields that have a value, and those of the item's own row that clash with none."""
+def with_columns(row: Mapping[str, Any], item: Item, pair: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The fields that have a value, and those of the item's own row that clash with none.
+
+    Args:
+        row: what is written of the judgement.
+        item: that was judged.
+        pair: the responses that the row has, in its order, where it has two: of fields with a value for each response
+            their values.
+    """
     columns = {
         name: value for name, value in item.columns.items() if name not in RESERVED and name not in row
     }
+    for name in OF_EACH_RESPONSE & columns.keys() if pair else ():
+        if isinstance(columns[name], list) and len(columns[name]) == len(item.responses):
+            columns[name] = [columns[name][index] for index in pair or ()]
     return {name: value for name, value in row.items() if value is not None} | columns
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import median
 from typing import Any, TypeAlias
 
-from lit_rlhf.labelling.export_rows import about_item, pair_row, with_columns
+from lit_rlhf.labelling.export_rows import about_item, pair_row, with_columns, written_responses
 from lit_rlhf.labelling.export_selection import Selection
 from lit_rlhf.labelling.items import Item, Judgement
 
@@ -172,13 +172,13 @@ def _pair(
         row["strength"] = _strength(tally, answer)
         row["both_bad"] = (answer == 0 and _most_say_both_bad(given)) or None
     row["annotators"] = [one.annotator for one in given]
-    return with_columns(row | about_item(item, selection.flags), item)
+    return with_columns(row | about_item(item, selection.flags), item, (better, worse))
 
 
 def _ranking_row(
     item: Item, said: Mapping[str, Any], given: Sequence[Judgement], selection: Selection
 ) -> dict[str, Any]:
-    row = {"prompt": item.prompt, "responses": list(item.responses), **said}
+    row = {"prompt": item.prompt, "responses": written_responses(item), **said}
     row["models"] = list(item.models) if item.models else None
     row["annotators"] = [one.annotator for one in given]
     return with_columns(row | about_item(item, selection.flags), item)

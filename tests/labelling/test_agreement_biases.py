@@ -258,3 +258,56 @@ def test_who_only_skipped_has_a_row_and_nothing_is_agreed() -> None:
     assert (mode["judgements"], mode["skips"], mode["agreement"], mode["seconds"]) == (0, 1, [], None)
     assert (mode["by_annotator"][0]["annotator"], mode["by_annotator"][0]["skips"]) == ("ann", 1)
     assert describe_judgements([replace(said(pair(1), "A"), verdict=None)], {})["modes"] == []
+
+
+def of_a_fair_coin(kind="label", heads=34, tails=26, annotators=("ann", "bob", "cid", "dee")):
+    """Items on which all are of one mind: in some the longer response wins, shown first, and in others the other."""
+    gold = {} if kind == "label" else {"gold": LETTERS["A"]}
+    return [
+        said(pair(number, "long", "x", **gold), "A" if number < heads else "B", name, kind, shown=(0, 1))
+        for number in range(heads + tails)
+        for name in annotators
+    ]
+
+
+def test_what_several_say_of_one_item_is_no_more_evidence_than_the_item() -> None:
+    mode = only_mode([*of_a_fair_coin(), *of_a_fair_coin("gold")])
+    found = by_name([*mode["bias"], *mode["checks"]])
+    # 34 of 60: 0.5667 and 1.96 standard errors of √(0.5667 · 0.4333 / 60) = 0.0640; of 240 they would be half as wide
+    for name in ("first_shown_wins", "longer_wins", "gold"):
+        assert (found[name]["value"], found[name]["count"]) == (pytest.approx(34 / 60), 240), name
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((0.441, 0.692), abs=0.02), name
+    again = [said(pair(number), "A", name, shown=(0, 1)) for number in range(60) for name in ("ann", "bob")]
+    for kind, shown in (("repeat", (0, 1)), ("swap", (1, 0))):
+        again += [
+            said(pair(number), "A" if number < 34 else "B", name, kind, shown=shown)
+            for number in range(60)
+            for name in ("ann", "bob")
+        ]
+    found = by_name(only_mode(again)["checks"])
+    for name in ("repeat_same", "swap_same", "swap_same_response"):
+        assert found[name]["count"] == 120
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((0.441, 0.692), abs=0.02), name
+
+
+def test_one_item_that_two_judged_is_enough_to_resample_items() -> None:
+    judgements = of_a_fair_coin(annotators=("ann",), heads=12, tails=8)
+    alone = by_name(only_mode(judgements)["bias"])["longer_wins"]
+    # Wilson, of 12 in 20
+    assert (alone["low"], alone["high"]) == pytest.approx((0.3865815, 0.7811935), abs=1e-6)
+    once_more = by_name(only_mode([*judgements, said(pair(0, "long", "x"), "A", "bob")])["bias"])
+    resampled = once_more["longer_wins"]
+    # resamples of 20 items are won in whole shares of 20 or 21 and more judgements; Wilson's ends are none
+    assert resampled["value"] == pytest.approx(13 / 21)
+    assert (resampled["low"], resampled["high"]) != pytest.approx((0.4088, 0.7925), abs=1e-3)
+    tied = by_name(only_mode([*judgements, said(pair(0, "long", "x"), "=", "bob")])["bias"])["longer_wins"]
+    assert (tied["low"], tied["high"]) == (alone["low"], alone["high"])  # a tie is none in the count
+    few = by_name(only_mode(of_a_fair_coin(heads=5, tails=4))["bias"])["longer_wins"]
+    assert (few["value"], few["low"]) == (pytest.approx(5 / 9), None)
+
+
+def test_where_all_say_the_same_the_interval_is_that_of_the_items() -> None:
+    found = by_name(only_mode(of_a_fair_coin("gold", heads=12, tails=0))["checks"])["gold"]
+    # Wilson, of 12 in 12: 12 / (12 + 1.96²)
+    assert (found["value"], found["count"]) == (1, 48)
+    assert (found["low"], found["high"]) == pytest.approx((0.757496, 1), abs=1e-4)

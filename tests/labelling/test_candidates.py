@@ -140,14 +140,27 @@ def test_a_test_that_nobody_can_pass_is_refused(tmp_path: Path) -> None:
         read_items(files, gold=True)
 
 
-def test_text_that_no_file_can_hold_is_left_out_and_said(tmp_path: Path) -> None:
+def test_text_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(
-        '{"prompt": "p", "responses": ["a", "\\ud800"]}\n{"prompt": "q", "responses": ["a", "b"]}\n'
-    )
+    path.write_text('{"prompt": "p", "responses": ["a", "\\ud800"]}\n')
+    with pytest.raises(
+        StoreError, match=r"rows.jsonl:1: expected `responses` to be text that UTF-8 can hold"
+    ):
+        read_items([str(path)])
+
+
+def test_fields_are_kept_as_json_can_spell_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "p", "responses": ["a", "b"], "loss": NaN}\n')
     read = read_items([str(path)])
-    assert [item.prompt for item in read.items] == ["q"]
-    assert "half of a surrogate pair" in read.notes[0] and "rows.jsonl:1" in read.notes[0]
+    assert read.items[0].columns == {"loss": None}
+    assert read.notes == ["1 numbers that are NaN or infinite are kept as null"]
+
+
+def test_slightly_is_kept_where_responses_are_the_same(tmp_path: Path) -> None:
+    row = {"prompt": "p", "responses": ["a", "b", "a"], "ranking": [[0, 2], [1]], "strength": "slightly"}
+    ((_, read),) = read_items(written(tmp_path, row)).judged
+    assert stated_verdict(read, "pairwise").strength == "slightly"
 
 
 def test_answers_of_several_turns_are_shown_with_their_roles(tmp_path: Path) -> None:

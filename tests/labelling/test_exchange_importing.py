@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from lit_rlhf.labelling.exchange.entries import Entry, Said
-from lit_rlhf.labelling.exchange.importing import Imported, import_entries
+from lit_rlhf.labelling.exchange.entries import Entry, ExchangeError, Said
+from lit_rlhf.labelling.exchange.imported import Imported
+from lit_rlhf.labelling.exchange.importing import import_entries
 from lit_rlhf.labelling.exchange.reading import read_file
 from lit_rlhf.labelling.export import ExportSettings, export_judgements
 from lit_rlhf.labelling.export_files import rows_as_bytes
@@ -137,14 +138,15 @@ def test_judgements_of_nobody_are_by_as_many(store: LabelStore) -> None:
 
 
 def test_what_a_mode_cannot_hold_is_counted(store: LabelStore) -> None:
-    entry = Entry(
-        Item("rating", "p", ("x",)), [Said("ann", Verdict(ratings=(7,))), Said("bea", Verdict(ratings=(2,)))]
-    )
-    done = import_entries(store, [entry])
+    ratings = [Said("ann", Verdict(ratings=(7,))), Said("bea", Verdict(ratings=(2,)))]
+    more = Entry(Item("rating", "q", ("x",)), [Said("ann", Verdict(ratings=(9,)))], place="f:2")
+    done = import_entries(store, [Entry(Item("rating", "p", ("x",)), ratings, place="f:1"), more])
     assert [name for _, name, _ in current(store)] == ["bea"]
-    assert done.not_held == {
-        "judgements that a rating cannot hold (ratings: expected 1 numbers from 1 to 5, found [7])": 1
-    }
+    assert done.not_held == {"judgements that a rating cannot hold": 2}
+    assert (
+        "left out: 2 judgements that a rating cannot hold, such as f:1: ratings: expected 1 numbers from 1 to 5, "
+        "found [7]"
+    ) in done.describe()
 
 
 def test_items_that_no_page_can_ask_are_counted(store: LabelStore) -> None:
@@ -208,3 +210,92 @@ def test_what_is_said_of_an_import() -> None:
         "3 judgements added, 4 were there",
         "1 judgements name nobody: they are by 'unsigned', and -2, -3 where several judge an item",
     ]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        ("a rule", None, "f:1: expected the annotator 'rm' to be a program .a rule., .* found a person"),
+        (None, "a rule", "f:1: expected the annotator 'rm' to be a person, .* found a program .a rule."),
+        ("a rule", "a model", r"to be a program .a rule., .* found a program .a model."),
+    ],
+)
+def test_a_person_and_a_program_of_one_name_are_refused_before_anything_is_written(
+    here: str | None, there: str | None, expected: str, store: LabelStore
+) -> None:
+    known = pair(Said("rm", FIRST, machine=here))
+    import_entries(store, [known])
+    new = pair(Said("rm", FIRST, machine=there), prompt="q")
+    new.place = "f:1"
+    other = pair(Said("new rule", FIRST, machine="a rule"), prompt="r")
+    with pytest.raises(ExchangeError, match=expected):
+        import_entries(store, [other, new])
+    with LabelStore(store.path.with_name("new.db")) as empty, pytest.raises(ExchangeError, match=expected):
+        import_entries(empty, [known, new])
+    assert (len(store.items()), len(store.judgements())) == (1, 1)
+    assert "new rule" not in store.machines()
+    # another tool's file does not say that it was a program, and adds nothing
+    known.said = [Said("rm", FIRST)]
+    assert import_entries(store, [known]).known == 1
+
+
+def test_rows_that_ask_the_same_are_counted_with_the_ids_that_are_not_kept(store: LabelStore) -> None:
+    entries = [
+        pair(row_id="1", models=("m", "n")),
+        pair(row_id="2"),
+        pair(responses=("y", "x"), row_id="1", models=("n", "m")),
+        pair(row_id="1", columns={"topic": "t", "at": "now"}),
+        pair(row_id="1", columns={"at": "now"}),
+        pair(row_id="1", domain="d"),
+        pair(row_id="1", models=("m", "o")),
+    ]
+    for number, entry in enumerate(entries, start=1):
+        entry.place = f"f:{number}"
+    done = import_entries(store, entries)
+    assert done.describe()[0] == "1 items added, 0 were there, in 7 rows"
+    line = "left out: id and other fields of {} rows that ask what another row, or an item here, asks ({}); "
+    line += "what was said of them is kept"
+    assert done.notes == [line.format(4, "2, 1, 1, 1")]
+    assert import_entries(store, [pair(row_id="3")]).notes == [line.format(1, "3")]
+    many = [pair(row_id=str(number)) for number in range(2, 9)]
+    assert import_entries(store, many).notes == [line.format(7, "2, 3, 4, 5, 6 and 2 more")]
+    many[0].repeats = True  # its file's note says so
+    assert import_entries(store, many[:1]).notes == []
+    assert (store.items()[0].row_id, store.items()[0].models) == ("1", ("m", "n"))
+
+
+def test_fields_of_a_spreadsheet_are_the_same_fields(store: LabelStore) -> None:
+    import_entries(store, [pair(columns={"score": 0.5, "tags": ["a"], "note": "n", "none": None})])
+    cells = {"score": "0.5", "tags": '["a"]', "note": "n", "none": "", "finished": "[true, false]"}
+    assert import_entries(store, [pair(columns=cells)]).notes == []
+
+
+def test_unsigned_files_one_after_the_other_are_as_many_people(store: LabelStore) -> None:
+    first, second = pair(Said("", FIRST)), pair(Said("", TIE))
+    for entry, added in ((first, 1), (second, 1), (first, 0), (second, 0)):
+        done = import_entries(store, [entry])
+        assert (done.judgements, done.known, done.older) == (added, 1 - added, 0)
+    assert {name: verdict for _, name, verdict in current(store)} == {"unsigned": FIRST, "unsigned-2": TIE}
+    both = import_entries(store, [pair(Said("", TIE), Said("", FIRST))])
+    assert (both.judgements, both.known) == (0, 2)
+
+
+def test_what_was_taken_back_is_not_said_to_be_added(store: LabelStore) -> None:
+    said = pair(Said("ann", FIRST, at=LATE))
+    import_entries(store, [said])
+    task = store.judgements()[0].task.number
+    store.reopen(task, "undo")
+    done = import_entries(store, [said])
+    assert (done.judgements, done.taken_back) == (0, 1)
+    assert "left out: 1 judgements that were taken back here" in done.describe()
+    store.submit(task, TIE, submission="anew")  # earlier by its own time than the file's
+    done = import_entries(store, [said])
+    assert (done.judgements, done.older) == (0, 1)
+    assert current(store) == [(1, "ann", TIE)]
+
+
+def test_a_corrected_answer_takes_the_place_of_the_old_one(store: LabelStore) -> None:
+    import_entries(store, [pair(Said("", FIRST, comment="old"))], gold=True)
+    import_entries(store, [pair(Said("", FIRST), responses=("y", "x"))], gold=True)
+    (item,) = store.items()
+    assert (item.responses, item.gold, item.explanation) == (("x", "y"), BETTER_SECOND, "old")

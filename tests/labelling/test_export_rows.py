@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +169,76 @@ def test_csv_of_pairs_reads_ties_and_margins(tmp_path: Path) -> None:
     ]
 
 
-def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:
-    item = Item("pairwise", "p", ("\ud800", "y"), number=1)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_numbers_that_are_none_are_null_and_counted(name: str, tmp_path: Path) -> None:
+    item = Item(
+        "pairwise", "p", ("x", "y"), columns={"loss": math.nan, "all": [1.5, {"a": -math.inf}]}, number=1
+    )
     exported = export([judged(1, item, "ann", FIRST)])
-    assert read(exported, "pairs", tmp_path)[0].responses == ["\ud800", "y"]
+    assert (exported.rows[0]["loss"], exported.rows[0]["all"]) == (None, [1.5, {"a": None}])
+    assert exported.notes == ["2 numbers that are none (NaN, infinities) are written as null"]
+    assert b"NaN" not in rows_as_bytes(tmp_path / name, exported.rows)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        rows_as_bytes(tmp_path / name, [{"loss": [math.nan]}])
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    item = Item("pairwise", "p", ("\ud800", "y"), number=7)
+    with pytest.raises(
+        ValueError, match=r"item 7: expected `chosen` to be text that UTF-8 can hold, found half"
+    ):
+        export([judged(1, item, "ann", FIRST)])
+
+
+TURNS: tuple[Any, ...] = (
+    [{"role": "assistant", "content": text} for text in ("a", "c")],
+    "short",
+)
+TURNS[0].insert(1, {"role": "user", "content": "b"})
+SEVERAL = Item("pairwise", "p", ("assistant: a\n\nuser: b\n\nassistant: c", "short"), turns=TURNS, number=1)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+@pytest.mark.parametrize(
+    ("rows", "kind", "votes"),
+    [
+        *[("pairs", "pairs", "each"), ("votes", "pairs", "each"), ("rankings", "rankings", "each")],
+        *[("pairs", "pairs", "majority"), ("rankings", "rankings", "majority")],
+    ],
+)
+def test_several_turns_are_written_as_turns(
+    rows: Any, kind: Any, votes: Any, name: str, tmp_path: Path
+) -> None:
+    (row,) = read(export([judged(1, SEVERAL, "ann", FIRST)], rows=rows, votes=votes), kind, tmp_path, name)
+    assert row.responses == [TURNS[0], "short"]
+
+
+def test_fields_of_each_response_go_with_their_responses(tmp_path: Path) -> None:
+    columns = {"finished": [True, False, True], "reward_scores": [0.5], "tags": ["a", "b", "c"]}
+    item = Item("ranking", "p", ("a", "b", "c"), columns=columns, number=1)
+    given = [judged(1, item, "ann", order(2, 1, 0))]
+    for settings in ({"rows": "pairs"}, {"rows": "pairs", "votes": "majority"}):
+        found = {(row["chosen"], row["rejected"]): row["finished"] for row in export(given, **settings).rows}
+        assert found == {("b", "a"): [False, True], ("c", "a"): [True, True], ("c", "b"): [True, False]}
+    votes = export(given, rows="votes").rows
+    assert [row["finished"] for row in votes] == [[True, False], [True, True], [False, True]]
+    assert (votes[0]["tags"], votes[0]["reward_scores"]) == (["a", "b", "c"], [0.5])
+    assert export(given, rows="rankings").rows[0]["finished"] == [True, False, True]
+
+
+def test_votes_count_what_they_have_no_place_for() -> None:
+    given = [
+        judged(1, PAIR, "ann", FIRST, comment="c", seconds=2.0),
+        judged(2, PAIR, "bea", FIRST, at="2026-01-01", seen=False),
+        judged(3, Item("rating", "p", ("x",), number=3), "ann", Verdict(ratings=(1,)), comment="c"),
+    ]
+    rest = "which votes have no place for (--rows pairs has them)"
+    assert export(given, rows="votes").left_out == {
+        f"comments, {rest}": 1,
+        f"times at which and that judgements took, {rest}": 2,
+        f"orders in which responses were seen, {rest}": 1,
+        "ratings of a single response, which make no pair": 1,
+    }
 
 
 def test_columns_come_along_where_they_clash_with_nothing(tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def test_ties_are_dropped_where_asked_for() -> None:
     assert exported.judgements == 2
     votes = export(given, ties="drop", rows="votes")
     assert [[one["choice"] for one in row["labels"]] for row in votes.rows] == [["a"], ["b"], ["b"]]
-    assert votes.left_out == {"ties": 5}
+    orders = "orders in which responses were seen, which votes have no place for (--rows pairs has them)"
+    assert votes.left_out == {"ties": 5, orders: 4}
 
 
 def test_a_rating_of_one_response_is_no_tie() -> None:
@@ -129,3 +130,12 @@ def test_a_rating_of_one_response_is_no_tie() -> None:
     assert numbers(export(given, ties="drop", rows="rankings")) == [1]
     exported = export(given, rows="pairs")
     assert exported.left_out == {"ratings of a single response, which make no pair": 1}
+
+
+def test_the_kind_of_rows_is_that_of_all_judgements() -> None:
+    given = [judged(1, TRIPLE, "ann", order(0, 1, 2)), judged(2, PAIR, "ann", FIRST)]
+    assert (export(given).kind, export(given, since=1).kind, export(given[1:]).kind) == (
+        "rankings",
+        "rankings",
+        "pairs",
+    )

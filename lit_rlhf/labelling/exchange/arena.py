@@ -14,6 +14,7 @@ from typing import Any
 
 from lit_rlhf.labelling.exchange.entries import (
     NOBODY,
+    TURNS,
     Entry,
     ExchangeError,
     Said,
@@ -23,6 +24,7 @@ from lit_rlhf.labelling.exchange.entries import (
     messages_of,
     mode_of,
     preferred,
+    several_turns,
     short,
     tied,
     time_of,
@@ -94,6 +96,9 @@ def write_battles(judgements: Sequence[Judgement], machines: Mapping[str, str]) 
         winner = "tie (bothbad)" if verdict.both_bad else "tie"
         if ranks[a] != ranks[b]:
             winner = "model_a" if ranks[a] < ranks[b] else "model_b"
+        shown_once = len(item.responses) - len(item.distinct)
+        out.count("responses that are identical to one of the two", shown_once)
+        out.count(TURNS, several_turns(item))
         out.count("slight preferences, written as preferences", verdict.strength == "slightly")
         out.count("comments and flags", bool(one.comment) + bool(one.flag))
         out.count("times that a judgement took", one.seconds is not None)

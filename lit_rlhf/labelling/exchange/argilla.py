@@ -79,7 +79,7 @@ def parse_record(fields: Mapping[str, Any], place: str, mode: Mode | None = None
     ]
     entry.left_out += [SUGGESTIONS] * len(suggested)
     for user, answers, status in _answers(fields, place):
-        said, unread = _said(user, answers, status, names, place)
+        said, unread = _said(user, answers, status, dict(zip(names, responses, strict=True)), place)
         entry.left_out += [UNREAD] * unread
         if isinstance(said, str):
             entry.left_out.append(said)
@@ -149,7 +149,7 @@ def _answers(fields: Mapping[str, Any], place: str) -> list[tuple[str, dict[str,
 
 
 def _said(
-    user: str, answers: Mapping[str, Any], status: str, names: Sequence[str], place: str
+    user: str, answers: Mapping[str, Any], status: str, responses: Mapping[str, str], place: str
 ) -> tuple[Said | str, int]:
     """What an annotator said, or why that is no judgement; and how many of the answers are not read."""
     comment, flag = (str(answers.get(name) or "") for name in ("comment", "flag"))
@@ -157,15 +157,18 @@ def _said(
         return DRAFTS, 0
     if status == "discarded":
         return Said(user, Verdict(skip=comment or "discarded"), flag=flag), 0
-    verdict, read = _verdict(answers, names, place)
+    verdict, read = _verdict(answers, responses, place)
     unread = sum(value is not None for name, value in answers.items() if name not in {*read, *REMARKS})
     if isinstance(verdict, str):
         return verdict, unread
     return Said(user, verdict, comment=comment, flag=flag), unread
 
 
-def _verdict(answers: Mapping[str, Any], names: Sequence[str], place: str) -> tuple[Verdict | str, set[str]]:
+def _verdict(
+    answers: Mapping[str, Any], responses: Mapping[str, str], place: str
+) -> tuple[Verdict | str, set[str]]:
     """What the answers say, and which questions that is; a ranking comes before a choice, ratings and a rewrite."""
+    names = list(responses)
     strength: Strength = "slightly" if str(answers.get("strength")).startswith("slight") else "better"
     both_bad = answers.get("strength") == "both bad"
     texts = {
@@ -178,7 +181,9 @@ def _verdict(answers: Mapping[str, Any], names: Sequence[str], place: str) -> tu
             ranking = _ranking(value, names, question, place)
             if isinstance(ranking, str):
                 return ranking, {question}
-            return (tied(len(names), True) if both_bad else ranked(ranking, strength)), {question}
+            if both_bad:
+                return tied(len(names), True), {question}
+            return ranked(ranking, list(responses.values()), strength), {question}
     for question, value in texts.items():
         if len(names) == 2 and not _REWRITE.search(question) and (verdict := _choice(value, names, strength)):
             return verdict, {question}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_rlhf.labelling.exchange.entries import Written, seen_otherwise
+from lit_rlhf.labelling.exchange.entries import TURNS, Written, seen_otherwise, several_turns
 from lit_rlhf.labelling.items import Item, Judgement
 
 
@@ -23,6 +23,7 @@ def write_records(judgements: Sequence[Judgement], machines: Mapping[str, str]) 
             continue
         if item.number not in records:
             records[item.number] = _record(item)
+            out.count(TURNS, several_turns(item))
             out.count("models' names, which annotators would be sent", item.models is not None)
             out.count("other fields of the items' rows", len(item.columns))
         status = "submitted" if verdict.skip is None else "discarded"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from lit_rlhf.labelling.columns import check_text, plain_fields
 from lit_rlhf.labelling.items import Item, Judgement, Prompt
 from lit_rlhf.labelling.verdicts import Mode, Ranking, Strength, Verdict
 
@@ -15,6 +16,8 @@ NOBODY = ""
 """Annotator of judgements whose file names none."""
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "context", "input", "text")
 """Fields that a prompt is looked for in, where a tool leaves their names to its users."""
+
+TURNS = "responses of several turns, written as one text"
 
 
 class ExchangeError(ValueError):
@@ -54,8 +57,12 @@ class Entry:
     said: list[Said] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """What the row holds that no judgement is made of, in words that are the same for all rows."""
+    notes: list[str] = field(default_factory=list)
+    """What else ought to be said of the row, in words that are the same for all rows."""
     place: str = ""
     """``file:line``."""
+    repeats: bool = False
+    """Asks what an earlier row of its file asks, which a note of the file says."""
 
 
 @dataclass
@@ -79,6 +86,32 @@ class Written:
         """Remember that something does not fit; none is not mentioned."""
         if how_many:
             self.not_held[what] = self.not_held.get(what, 0) + how_many
+
+
+def make_plain(entry: Entry) -> int:
+    """Make of the item's other fields what JSON can spell; how many of their numbers became null.
+
+    Raises:
+        FieldError: a field, or a text that would be kept, cannot be stored.
+    """
+    item = entry.item
+    columns, nulls = plain_fields(item.columns, entry.place)
+    entry.item = replace(item, columns=columns)
+    prompt = [item.prompt] if isinstance(item.prompt, str) else [turn["content"] for turn in item.prompt]
+    texts = [("prompt", text) for text in prompt] + [("responses", text) for text in item.responses]
+    texts += [("models", name) for name in item.models or ()]
+    texts += [("id", item.row_id), ("domain", item.domain)]
+    for said in entry.said:
+        texts += [("annotator", said.annotator), ("machine", said.machine), ("comment", said.comment)]
+        texts += [("flag", said.flag), ("skip", said.verdict.skip), ("rewrite", said.verdict.rewrite)]
+    for name, text in texts:
+        check_text(text or "", name, entry.place)
+    return nulls
+
+
+def several_turns(item: Item) -> int:
+    """How many responses have several turns, which other tools get as one text."""
+    return sum(not isinstance(turns, str) and len(turns) > 1 for turns in item.turns or ())
 
 
 def seen_otherwise(one: Judgement) -> bool:
@@ -109,9 +142,9 @@ def tied(responses: int, both_bad: bool = False) -> Verdict:
     return Verdict((tuple(range(responses)),), both_bad=both_bad)
 
 
-def ranked(ranking: Ranking, strength: Strength | None = None) -> Verdict:
-    """A ranking, which of two responses says `better` where the file does not say how much."""
-    if sum(map(len, ranking)) == 2 and len(ranking) == 2:
+def ranked(ranking: Ranking, responses: Sequence[str], strength: Strength | None = None) -> Verdict:
+    """A ranking, which of two different responses says `better` where the file does not say how much."""
+    if len(set(responses)) == len(ranking) == 2:
         return Verdict(ranking, strength or "better")
     return Verdict(ranking)
 

@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lit_rlhf.labelling.exchange.entries import NOBODY, Entry, Said, messages_of
+from lit_rlhf.labelling.exchange.entries import NOBODY, Entry, ExchangeError, Said
+from lit_rlhf.labelling.exchange.imported import UNSIGNED, Imported
+from lit_rlhf.labelling.exchange.placing import place_entries
 from lit_rlhf.labelling.items import Item, Judgement
-from lit_rlhf.labelling.verdicts import MOST_RANKED, Verdict, VerdictError, parse_verdict, renumbered
+from lit_rlhf.labelling.verdicts import MOST_RANKED, Verdict, VerdictError, parse_verdict
 
 if TYPE_CHECKING:
     from lit_rlhf.labelling.store import LabelStore
-
-UNSIGNED = "unsigned"
-"""Annotator here of judgements whose file names none; of several of one item also -2, -3."""
-
-
-@dataclass
-class Imported:
-    """What came of an import."""
-
-    items: int = 0
-    """New in the store."""
-    known_items: int = 0
-    judgements: int = 0
-    """New in the store."""
-    known: int = 0
-    """Judgements that their annotator had made here already."""
-    older: int = 0
-    """Judgements that differ from what their annotator says here, and are no later by the file's own times."""
-    repeated: int = 0
-    """Judgements whose annotator judges the same item once more in the files; the last one counts."""
-    unsigned: int = 0
-    """Judgements in the files whose annotator is not named."""
-    not_held: dict[str, int] = field(default_factory=dict)
-    """Judgements that cannot be kept here, by why."""
-
-    def describe(self) -> list[str]:
-        """A line for each thing to be said."""
-        lines = [
-            f"{self.items:,} items added, {self.known_items:,} were there",
-            f"{self.judgements:,} judgements added, {self.known:,} were there",
-        ]
-        if self.older:
-            lines.append(
-                f"left out: {self.older:,} judgements other than what the same annotator says here, and not later "
-                "by their own time"
-            )
-        if self.repeated:
-            lines.append(
-                f"left out: {self.repeated:,} judgements that their annotator gave again in the files; the last counts"
-            )
-        lines += [f"left out: {count:,} {what}" for what, count in self.not_held.items()]
-        if self.unsigned:
-            lines.append(
-                f"{self.unsigned:,} judgements name nobody: they are by {UNSIGNED!r}, and -2, -3 where several judge "
-                "an item"
-            )
-        return lines
 
 
 def import_entries(
@@ -77,6 +33,9 @@ def import_entries(
         entries: of all files.
         gold: whether what is said of an item is its known answer, which becomes part of it.
         told: called after each judgement, for progress.
+
+    Raises:
+        ExchangeError: a person has a program's name, or the reverse; nothing was written.
     """
     out = Imported()
     if gold:
@@ -84,18 +43,21 @@ def import_entries(
         entries = [entry for entry in entries if entry.item.gold is not None]
     entries = [entry for entry in entries if _fits(entry.item, out)]
     before = store.items()
-    known = {_same(item): item for item in reversed(before)}
-    placed = [_placed(entry, known) for entry in entries]
-    numbered = store.add_items([entry.item for entry in placed])
+    placed = place_entries(entries, before)
+    out.rows, out.notes = len(entries), placed.describe()
+    here = {(one.task.item.number, one.annotator): one for one in store.judgements(kinds=["label", "live"])}
+    last: dict[tuple[str, str], tuple[Entry, Said]] = {}
+    for entry in placed.entries:
+        for said in entry.said if not gold else []:
+            _keep_last(last, entry, said, here, out)
+    new = [(entry, said) for entry, said in last.values() if _is_new(entry.item, said, here, out)]
+    _check_names(store, new)
+    numbered = store.add_items([entry.item for entry in placed.entries])
     out.items = len({item.number for item in numbered} - {item.number for item in before})
     out.known_items = len({item.number for item in numbered}) - out.items
-    here = {(one.task.item.number, one.annotator): one for one in store.judgements(kinds=["label", "live"])}
-    last: dict[tuple[int, str], tuple[Item, Said]] = {}
-    for item, entry in zip(numbered, placed, strict=True):
-        for said in entry.said if not gold else []:
-            _keep_last(last, item, said, out)
-    for item, said in last.values():
-        _record(store, item, said, here, out)
+    by_key = {item.key: item for item in numbered}
+    for entry, said in new:
+        _record(store, by_key[entry.item.key], said, out)
         if told is not None:
             told()
     return out
@@ -108,19 +70,7 @@ def submission_of(item: Item, said: Said) -> str:
     return "import-" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def _record(
-    store: LabelStore, item: Item, said: Said, here: dict[tuple[int, str], Judgement], out: Imported
-) -> None:
-    current = here.get((item.number, said.annotator))
-    if current is not None:
-        if current.verdict == said.verdict:
-            out.known += 1
-            return
-        if said.at is None or said.at <= current.at:
-            out.older += 1
-            return
-    if said.machine is not None:
-        store.add_annotator(said.annotator, said.machine)
+def _record(store: LabelStore, item: Item, said: Said, out: Imported) -> None:
     shown = said.shown if said.shown and sorted(said.shown) == list(item.distinct) else None
     made = store.record(
         item.number,
@@ -133,32 +83,85 @@ def _record(
         seconds=said.seconds,
         at=said.at,
     )
-    out.judgements += 1
-    here[(item.number, said.annotator)] = made
+    current = store.current(made.task.number)
+    if current is None:
+        out.taken_back += 1
+    elif current.number != made.number:
+        out.older += 1
+    else:
+        out.judgements += 1
 
 
-def _keep_last(last: dict[tuple[int, str], tuple[Item, Said]], item: Item, said: Said, out: Imported) -> None:
+def _is_new(item: Item, said: Said, here: Mapping[tuple[int, str], Judgement], out: Imported) -> bool:
+    """Whether a judgement is to be added; counted where it is not."""
+    current = here.get((item.number, said.annotator))
+    if current is None:
+        return True
+    if current.verdict == said.verdict:
+        out.known += 1
+        return False
+    later = said.at is not None and said.at > current.at
+    out.older += not later
+    return later
+
+
+def _check_names(store: LabelStore, new: Sequence[tuple[Entry, Said]]) -> None:
+    """Refuse a person under a program's name and the reverse; then write down who is a program."""
+    programs = store.machines()
+    kinds: dict[str, str | None] = dict.fromkeys(store.progress().by_annotator) | programs
+    for entry, said in new:
+        known = kinds.setdefault(said.annotator, said.machine)
+        if known != said.machine:
+            there, found = (f"a program ({one})" if one else "a person" for one in (known, said.machine))
+            raise ExchangeError(
+                entry.place,
+                f"the annotator {said.annotator!r} to be {there}, as in the labelling file or in an earlier row",
+                f"{found} (`machine` says which); give one of them another name",
+            )
+    for name, kind in kinds.items():
+        if kind is not None and name not in programs:
+            store.add_annotator(name, kind)
+
+
+def _keep_last(
+    last: dict[tuple[str, str], tuple[Entry, Said]],
+    entry: Entry,
+    said: Said,
+    here: Mapping[tuple[int, str], Judgement],
+    out: Imported,
+) -> None:
     """Of an annotator's judgements of an item the latest by their times, else the last."""
+    item = entry.item
     try:
-        verdict = _in_mode(said.verdict, item)
+        said = replace(said, verdict=_in_mode(said.verdict, item))
     except VerdictError as error:
-        what = f"judgements that a {item.mode} cannot hold ({error})"
-        out.not_held[what] = out.not_held.get(what, 0) + 1
+        out.count(f"judgements that a {item.mode} cannot hold", f"{entry.place}: {error}")
         return
-    said = replace(said, verdict=verdict)
-    if said.annotator == NOBODY:  # each by somebody else, as far as one can tell
-        number = 1
-        while (item.number, f"{UNSIGNED}-{number}" if number > 1 else UNSIGNED) in last:
-            number += 1
-        said = replace(said, annotator=f"{UNSIGNED}-{number}" if number > 1 else UNSIGNED)
+    if said.annotator == NOBODY:
+        said = replace(said, annotator=_name_of_nobody(item, said.verdict, last, here))
         out.unsigned += 1
-    name = (item.number, said.annotator)
+    name = (item.key, said.annotator)
     if name in last:
         out.repeated += 1
         earlier = last[name][1]
         if earlier.at and said.at and said.at < earlier.at:
             return
-    last[name] = (item, said)
+    last[name] = (entry, said)
+
+
+def _name_of_nobody(
+    item: Item,
+    verdict: Verdict,
+    last: Mapping[tuple[str, str], tuple[Entry, Said]],
+    here: Mapping[tuple[int, str], Judgement],
+) -> str:
+    """Of somebody else each time, as far as one can tell; the same that said the same of this item here."""
+    for number in itertools.count(1):
+        name = UNSIGNED if number == 1 else f"{UNSIGNED}-{number}"
+        current = here.get((item.number, name))
+        if (item.key, name) not in last and (current is None or current.verdict == verdict):
+            break
+    return name
 
 
 def _fits(item: Item, out: Imported) -> bool:
@@ -167,8 +170,7 @@ def _fits(item: Item, out: Imported) -> bool:
     fits = least <= len(item.distinct) <= most
     if not fits:
         wanted = f"{least}" if least == most else f"{least} to {most}"
-        what = f"items to be judged by {item.mode}, which takes {wanted} different responses"
-        out.not_held[what] = out.not_held.get(what, 0) + 1
+        out.count(f"items to be judged by {item.mode}, which takes {wanted} different responses")
     return fits
 
 
@@ -186,44 +188,6 @@ def _in_mode(verdict: Verdict, item: Item) -> Verdict:
     return parse_verdict(verdict.to_json(), item.mode, len(item.responses))
 
 
-def _placed(entry: Entry, known: dict[str, Item]) -> Entry:
-    """The entry by the indices of the item that asks the same, if there was one before it."""
-    item = known.setdefault(_same(entry.item), entry.item)
-    if entry.item.priority is not None:
-        item = replace(item, priority=entry.item.priority)
-    if (item.prompt, item.responses) == (entry.item.prompt, entry.item.responses):
-        return replace(entry, item=item)
-    free = list(range(len(item.responses)))
-    place: dict[int, list[int]] = {}
-    for index, text in enumerate(entry.item.responses):
-        new = next(one for one in free if item.responses[one] == text)
-        free.remove(new)
-        place[index] = [new]
-    first = {index: item.responses.index(text) for index, text in enumerate(item.responses)}
-    moved = [
-        replace(
-            said,
-            verdict=renumbered(said.verdict, place),
-            shown=None if said.shown is None else _moved(said.shown, place, first),
-        )
-        for said in entry.said
-    ]
-    return replace(entry, item=item, said=moved)
-
-
-def _moved(
-    shown: Sequence[int], place: dict[int, list[int]], first: dict[int, int]
-) -> tuple[int, ...] | None:
-    return tuple(first[place[index][0]] for index in shown) if set(shown) <= set(place) else None
-
-
-def _same(item: Item) -> str:
-    """What two items share that ask the same, whatever the order of their responses."""
-    mode = "ranking" if item.mode == "pairwise" else item.mode  # a pair may be asked for in either
-    asked = [mode, messages_of(item.prompt), sorted(item.responses), item.gold is not None]
-    return json.dumps(asked, sort_keys=True)
-
-
 def _as_gold(entry: Entry, out: Imported) -> Entry:
     """The item as a test, whose answer is the one thing that was said of it."""
     if entry.item.gold is not None:
@@ -236,6 +200,5 @@ def _as_gold(entry: Entry, out: Imported) -> Entry:
             entry, item=replace(entry.item, gold=answers[0], explanation="\n".join(comments)), said=[]
         )
     what = "items without an answer" if not answers else "items whose annotators disagree on the answer"
-    what += ", which are no tests"
-    out.not_held[what] = out.not_held.get(what, 0) + 1
+    out.count(f"{what}, which are no tests")
     return entry

@@ -74,7 +74,7 @@ def parse_task(
     if not isinstance(given, list) or not all(isinstance(one, Mapping) for one in given):
         raise ExchangeError(place, "`annotations` to be a list", short(given))
     for one in given:
-        said = _annotation(one, ids, place, config)
+        said = _annotation(one, ids, responses, place, config)
         results = [str(result.get("type")) for result in one.get("result") or []]
         entry.left_out += [
             f"results of the tag {kind}, which is not read" for kind in results if kind not in READ
@@ -142,7 +142,11 @@ def _prompt(data: Mapping[str, Any], place: str, taken: Sequence[str]) -> Any:
 
 
 def _annotation(
-    given: Mapping[str, Any], ids: Sequence[str], place: str, config: LabellingConfig | None
+    given: Mapping[str, Any],
+    ids: Sequence[str],
+    responses: Sequence[str],
+    place: str,
+    config: LabellingConfig | None,
 ) -> Said | str:
     """What an annotation says; or in words why nothing is made of it."""
     results = given.get("result", [])
@@ -154,7 +158,7 @@ def _annotation(
     if given.get("was_cancelled"):
         verdict = Verdict(skip=texts.get("comment") or "cancelled")
     else:
-        verdict = _verdict(values, texts, ids, place, config)
+        verdict = _verdict(values, texts, ids, responses, place, config)
     if not isinstance(verdict, Verdict):
         return verdict or NOTHING
     at = given.get("updated_at") or given.get("created_at")
@@ -172,6 +176,7 @@ def _verdict(
     values: Sequence[tuple[str, Any, Any]],
     texts: Mapping[str, str],
     ids: Sequence[str],
+    responses: Sequence[str],
     place: str,
     config: LabellingConfig | None,
 ) -> Verdict | str | None:
@@ -189,7 +194,7 @@ def _verdict(
             return preferred(value["selected"] == "left", strength)
         if kind == "ranker":
             groups = _ranking(value.get("ranker"), name, ids, place, config)
-            return groups if isinstance(groups, str) else ranked(groups, strength)
+            return groups if isinstance(groups, str) else ranked(groups, responses, strength)
         if kind == "rating" and len(ids) == 1:
             rating = value.get("rating")
             if type(rating) is not int:

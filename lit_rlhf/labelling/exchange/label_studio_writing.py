@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_rlhf.labelling.exchange.entries import Written, as_text, seen_otherwise
+from lit_rlhf.labelling.exchange.entries import TURNS, Written, as_text, seen_otherwise, several_turns
 from lit_rlhf.labelling.exchange.label_studio_config import labelling_config
 from lit_rlhf.labelling.items import Item, Judgement
 from lit_rlhf.labelling.verdicts import MODES, Mode, Verdict
@@ -31,6 +31,9 @@ def write_tasks(judgements: Sequence[Judgement], machines: Mapping[str, str]) ->
         item = given[0].task.item
         most = max(most, len(item.responses))
         out.rows.append({"data": _data(item, mode), "annotations": [_annotation(one, mode) for one in given]})
+        shown_once = len(item.responses) - len(item.distinct)
+        out.count("responses that are identical to one of the two", shown_once if mode == "pairwise" else 0)
+        out.count(TURNS, several_turns(item))
         out.count("models' names, which annotators would be sent", item.models is not None)
         out.count("other fields of the items' rows", len(item.columns))
         for one in given:

@@ -18,10 +18,14 @@ from lit_rlhf.labelling.exchange.entries import (
     time_of,
 )
 from lit_rlhf.labelling.items import Item
-from lit_rlhf.labelling.verdicts import Mode, Verdict
+from lit_rlhf.labelling.verdicts import Mode, Strength, Verdict
 
 if TYPE_CHECKING:
     from lit_rlhf.records import Row
+
+SKIP_ADVICE = ", or --data.bad_rows skip"
+OTHERS_ADVICE = ", or leave them out with --data.bad_rows skip."
+"""Of the data room's messages: an import skips no row."""
 
 
 def parse_native(path: Path, mode: Mode | None, gold: bool) -> Parsed:
@@ -31,10 +35,15 @@ def parse_native(path: Path, mode: Mode | None, gold: bool) -> Parsed:
         ValueError: a row cannot be read, or nothing can be judged.
         ExchangeError: seconds or times that are none.
     """
+    from lit_rlhf.data.files import BadRowsError
     from lit_rlhf.labelling.candidates import read_items, stated_verdict
 
-    read = read_items([str(path)], mode, gold)
-    parsed = Parsed([Entry(item) for item in read.items], list(read.notes))
+    try:
+        read = read_items([str(path)], mode, gold)
+    except BadRowsError as error:  # nothing is skipped here, so no option of others is advised
+        said = str(error).replace(SKIP_ADVICE, "").replace(OTHERS_ADVICE, "; nothing was imported.")
+        raise ValueError(said) from None
+    parsed = Parsed([Entry(item, place=str(path)) for item in read.items], list(read.notes))
     unread = 0
     for index, row in read.judged:
         entry = parsed.entries[index]
@@ -48,6 +57,10 @@ def parse_native(path: Path, mode: Mode | None, gold: bool) -> Parsed:
         unread += not entry.said
     if unread:
         parsed.notes.append(f"left out: {unread:,} judgements that this mode has no place for")
+    judged, asked = {index for index, _ in read.judged}, set[str]()
+    for index, entry in enumerate(parsed.entries):
+        entry.repeats = index not in judged and entry.item.key in asked
+        asked.add(entry.item.key)
     return parsed
 
 
@@ -70,9 +83,13 @@ def _shown(columns: Mapping[str, Any], item: Item) -> tuple[int, ...] | None:
     shown = decoded(columns.get("shown"))
     if not isinstance(shown, list) or not all(type(index) is int for index in shown):
         return None
-    if "chosen" in columns and "responses" not in columns and columns["chosen"] != item.responses[0]:
+    if "chosen" in columns and "responses" not in columns and columns["chosen"] != item.written(0):
         shown = [1 - index for index in shown]
     return tuple(shown)
+
+
+def _strength(fields: Mapping[str, Any]) -> Strength:
+    return "slightly" if fields.get("strength") == "slightly" else "better"
 
 
 def _votes(row: Row) -> list[Said]:
@@ -80,11 +97,10 @@ def _votes(row: Row) -> list[Said]:
     labels = labels if isinstance(labels, list) else [{}] * len(row.votes)
     said = []
     for vote, label in zip(row.votes, labels, strict=True):
-        strength = "slightly" if label.get("strength") == "slightly" else "better"
         if vote.choice == 0.5:
             verdict = tied(len(row.responses), label.get("both_bad") is True)
         else:
-            verdict = preferred(vote.choice == 1.0, strength)  # type: ignore[arg-type]
+            verdict = preferred(vote.choice == 1.0, _strength(label))
         machine = str(label["machine"]) if label.get("machine") else None
         seconds = seconds_of(label.get("seconds"), row.place, "labels.seconds")
         said.append(Said(vote.annotator or NOBODY, verdict, seconds=seconds, machine=machine))

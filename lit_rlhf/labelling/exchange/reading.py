@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from lit_rlhf.labelling.columns import NULLS, FieldError
 from lit_rlhf.labelling.exchange.arena import parse_battle
 from lit_rlhf.labelling.exchange.argilla import parse_record
-from lit_rlhf.labelling.exchange.entries import Entry, ExchangeError, Parsed, short
+from lit_rlhf.labelling.exchange.entries import Entry, ExchangeError, Parsed, make_plain, short
 from lit_rlhf.labelling.exchange.label_studio import parse_task
 from lit_rlhf.labelling.exchange.label_studio_config import read_config
 from lit_rlhf.labelling.exchange.native import parse_native
@@ -137,25 +139,35 @@ def _parse(
 ) -> Parsed:
     parsed, bad = Parsed(), []
     left_out: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for place, fields in rows:
         try:
             if not isinstance(fields, Mapping):
                 raise ExchangeError(place, "an object with named fields", short(fields))
-            entry = parse(fields, place)
-        except ExchangeError as error:
+            known = {name: None if _is_nan(value) else value for name, value in fields.items()}
+            entry = parse(known, place)
+            if isinstance(entry, str):
+                left_out[entry] += 1
+                continue
+            notes[NULLS] += make_plain(entry) + sum(map(_is_nan, fields.values()))
+        except (ExchangeError, FieldError) as error:
             bad.append(str(error))
             continue
-        if isinstance(entry, str):
-            left_out[entry] += 1
-            continue
         left_out.update(entry.left_out)
+        notes.update(entry.notes)
         parsed.entries.append(entry)
     if bad:
         raise ValueError(describe_bad(bad, len(parsed.entries)))
     if not parsed.entries and not left_out:
         raise ValueError(f"{path}: expected rows, found none")
     parsed.notes += [f"left out: {count:,} {what}" for what, count in left_out.items()]
+    parsed.notes += [f"{count:,} {what}" for what, count in notes.items() if count]
     return parsed
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a number is none, as columns of numbers have it where there is nothing."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def describe_bad(bad: Sequence[str], good: int) -> str:

@@ -3,18 +3,21 @@
 ``prompt``, ``response_1``, ``response_2``, … (or ``response_a``, ``response_b``), ``annotator`` and what she said in
 one of ``choice`` (``1``, ``2``, ``a``, ``b``, ``tie``, ``both bad``, and ``1 slightly``), ``ranks`` (``2 1 3``: of
 each response, 1 = best, equal = tie; or ``rank_1``, ``rank_2``, …), ``ratings`` (``4 2``; or ``rating_1``, …),
-``rewrite`` and ``skip``. A row without any of these is an item to be judged.
+``rewrite`` and ``skip``. A row without any of these is an item to be judged. ``response_count`` tells an empty response
+from none; without it the last response is the last that is not empty.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_rlhf.labelling.exchange.entries import (
     NOBODY,
+    TURNS,
     Entry,
     ExchangeError,
     Said,
@@ -25,6 +28,7 @@ from lit_rlhf.labelling.exchange.entries import (
     ranked,
     read_prompt,
     seconds_of,
+    several_turns,
     short,
     tied,
     time_of,
@@ -47,6 +51,9 @@ SAID = (
 )
 """Columns that every table of ours has; the others are read where they are there."""
 ABOUT = ("id", "domain", "prompt")
+COUNT = "response_count"
+"""How many responses a row has, since a model may have answered nothing."""
+BETWEEN = "rows have an empty cell between their responses, which is taken for a response that is empty"
 NO_VALUE = (None, "")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _CHOICES = {
@@ -66,24 +73,22 @@ def parse_table_row(fields: Mapping[str, Any], place: str, mode: Mode | None = N
     if set(SAID) <= fields.keys():
         fields = {name: _without_mark(value) for name, value in fields.items()}
     prompt = read_prompt(_messages(fields.get("prompt")), place)
-    responses = _numbered(fields, "response") or [
-        fields[name] for name in ("response_a", "response_b") if name in fields
-    ]
+    responses = _responses(fields, place)
     if not responses or not all(isinstance(response, str) for response in responses):
         raise ExchangeError(
             place,
             "`response_1`, `response_2`, … or `response_a`, `response_b`, all text",
             short(sorted(fields)),
         )
-    said = _said(fields, len(responses), place)
+    said = _said(fields, responses, place)
     models = _numbered(fields, "model")
-    named = {*ABOUT, *SAID, "annotator", "machine", "judgement", "response_a", "response_b"}
+    named = {*ABOUT, COUNT, *SAID, "annotator", "machine", "judgement", "response_a", "response_b"}
     item = Item(
         mode_of([one.verdict for one in said], responses, mode),
         prompt,
         tuple(responses),
         row_id=_text(fields, "id") or None,
-        models=tuple(map(str, models)) if len(models) == len(responses) else None,
+        models=tuple(str(name or "") for name in models) if len(models) == len(responses) else None,
         domain=_text(fields, "domain") or None,
         columns={
             name: value
@@ -93,7 +98,8 @@ def parse_table_row(fields: Mapping[str, Any], place: str, mode: Mode | None = N
             and not re.fullmatch(r"(response|model|rank|rating)_\d+", name)
         },
     )
-    return Entry(item, said, place=place)
+    gap = COUNT not in fields and "" in responses and "response_a" not in fields
+    return Entry(item, said, notes=[BETWEEN] * gap, place=place)
 
 
 def write_table(judgements: Sequence[Judgement], machines: Mapping[str, str]) -> Written:
@@ -104,6 +110,7 @@ def write_table(judgements: Sequence[Judgement], machines: Mapping[str, str]) ->
         if verdict is None:
             continue
         row: dict[str, Any] = {"id": item.row_id, "domain": item.domain, "prompt": _cell(item.prompt)}
+        row[COUNT] = len(item.responses)
         row |= {f"response_{number}": text for number, text in enumerate(item.responses, start=1)}
         row |= {f"model_{number}": name for number, name in enumerate(item.models or (), start=1)}
         row |= {"annotator": one.annotator, "machine": machines.get(one.annotator)}
@@ -112,6 +119,7 @@ def write_table(judgements: Sequence[Judgement], machines: Mapping[str, str]) ->
         row |= {"comment": one.comment, "flag": one.flag, "seconds": one.seconds, "at": one.at}
         row |= {"judgement": one.number}
         out.rows.append({name: _with_mark(value) for name, value in row.items()})
+        out.count(TURNS, several_turns(item))
         out.count("other fields of the items' rows", len(item.columns))
     return out
 
@@ -119,13 +127,31 @@ def write_table(judgements: Sequence[Judgement], machines: Mapping[str, str]) ->
 def table_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns in an order for people: the item, its responses, who wrote them, what was said."""
     every = dict.fromkeys(name for row in rows for name in row)
-    responses = sorted((name for name in every if name.startswith("response_")), key=_number)
+    responses = sorted((name for name in every if re.fullmatch(r"response_\d+", name)), key=_number)
     models = sorted((name for name in every if name.startswith("model_")), key=_number)
-    return [*ABOUT, *responses, "annotator", *SAID, *models, "machine", "judgement"]
+    return [*ABOUT, *responses, "annotator", *SAID, *models, COUNT, "machine", "judgement"]
 
 
-def _said(fields: Mapping[str, Any], count: int, place: str) -> list[Said]:
-    verdict = _verdict(fields, count, place)
+def _responses(fields: Mapping[str, Any], place: str) -> list[Any]:
+    """As many as the row says that it has; else up to the last that is not empty."""
+    stated = fields.get(COUNT)
+    if stated in NO_VALUE:
+        both = [fields[name] for name in ("response_a", "response_b") if name in fields]
+        found = ["" if text is None else text for text in _numbered(fields, "response")]
+        further = {name for name, value in fields.items() if re.fullmatch(r"response_\d+", name) and value}
+        if further := further - {f"response_{number}" for number in range(1, len(found) + 1)}:
+            expected = f"a column `response_{len(found) + 1}` before it"
+            raise ExchangeError(place, expected, f"`{min(further, key=_number)}`")
+        return found or both
+    (count,) = _numbers([stated], COUNT, place) or [0]
+    names = [f"response_{number}" for number in range(1, 1 + int(min(count, len(fields))))]
+    if count != len(names) or not names or not set(names) <= fields.keys():
+        raise ExchangeError(place, f"`{COUNT}` to be how many responses there are columns for", short(stated))
+    return ["" if fields[name] is None else fields[name] for name in names]
+
+
+def _said(fields: Mapping[str, Any], responses: Sequence[str], place: str) -> list[Said]:
+    verdict, count = _verdict(fields, responses, place), len(responses)
     if verdict is None:
         return []
     shown = _numbers(fields.get("shown"), "shown", place)
@@ -147,7 +173,8 @@ def _said(fields: Mapping[str, Any], count: int, place: str) -> list[Said]:
     ]
 
 
-def _verdict(fields: Mapping[str, Any], count: int, place: str) -> Verdict | None:
+def _verdict(fields: Mapping[str, Any], responses: Sequence[str], place: str) -> Verdict | None:
+    count = len(responses)
     if skip := _text(fields, "skip"):
         return Verdict(skip=skip)
     if rewrite := _text(fields, "rewrite"):
@@ -169,7 +196,7 @@ def _verdict(fields: Mapping[str, Any], count: int, place: str) -> Verdict | Non
             raise ExchangeError(
                 place, "`choice` and `ranks` to agree", f"{choice!r} and {short(fields['ranks'])}"
             )
-        return Verdict(groups, both_bad=both_bad) if len(groups) == 1 else ranked(groups, strength)
+        return Verdict(groups, both_bad=both_bad) if len(groups) == 1 else ranked(groups, responses, strength)
     if not choice:
         return None
     if both_bad or choice in _TIES:
@@ -211,16 +238,21 @@ def _numbers(value: Any, name: str, place: str) -> list[float] | None:
         return None
     parts = value if isinstance(value, list) else re.split(r"[\s,;]+", str(value).strip("[] \t"))
     try:
-        return [float(part) for part in parts]
+        numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
-        raise ExchangeError(place, f"`{name}` to be numbers", short(value)) from None
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise ExchangeError(place, f"`{name}` to be numbers", short(value))
+    return numbers
 
 
 def _numbered(fields: Mapping[str, Any], name: str) -> list[Any]:
-    """The values of `name_1`, `name_2`, … up to the first that a row does not have."""
+    """The values of `name_1`, `name_2`, … up to the last that is not empty."""
     values: list[Any] = []
-    while (value := fields.get(f"{name}_{len(values) + 1}")) not in NO_VALUE:
-        values.append(value)
+    while f"{name}_{len(values) + 1}" in fields:
+        values.append(fields[f"{name}_{len(values) + 1}"])
+    while values and values[-1] in NO_VALUE:
+        values.pop()
     return values
 
 

@@ -50,7 +50,4 @@ def exchange_files(
 
 
 def _json(out: Written) -> bytes:
-    try:
-        return (json.dumps(out.rows, indent=1, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:  # half of a surrogate pair in what a model wrote
-        return (json.dumps(out.rows, indent=1) + "\n").encode()
+    return (json.dumps(out.rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
