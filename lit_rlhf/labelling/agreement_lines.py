@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lit_rlhf.labelling.texts import printable
+
 TITLES = {"pairwise": "Pairs", "ranking": "Rankings", "rating": "Ratings", "rewrite": "Rewrites"}
 MOST_PAIRS = 10
 """Of annotators, listed one by one."""
@@ -47,15 +49,6 @@ def describe_lines(described: Mapping[str, Any]) -> list[str]:
         ]
         lines += _left_out(described["flags_left_out"], "more flags")
     return lines
-
-
-def printable(text: str) -> str:
-    """One line, with what is not printable spelled out.
-
-    >>> printable("a\\tb\\x1b[2J")
-    'a\\\\tb\\\\x1b[2J'
-    """
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def number(measure: Mapping[str, Any]) -> str:

@@ -341,16 +341,29 @@ def test_garbage_is_a_skip_and_a_lost_server_is_not(
     filled()
 
     def answer(request: dict[str, Any], number: int) -> web.Response:
-        return completion("A, of course") if number <= 2 else web.Response(status=401, text="no more")
+        if number <= 3:
+            return completion("A, of course" if number <= 2 else '{"skip": "too hard"}')
+        return web.Response(status=401, text="no more")
 
     model.answer = answer
     with pytest.raises(SystemExit) as stop:
         annotate("--annotator", model.address, "--llm-model", "m", "--concurrency", "1")
     out, error = capsys.readouterr()
     assert stop.value.code == 1 and "answered 401 Unauthorized: no more" in error
-    (only,) = verdicts().values()
-    assert only is not None and only.skip is not None and "could not be read" in only.skip
-    assert "1 judged, 0 of them ties, 1 skipped" in out
+    skips = sorted(str(said.skip) for said in verdicts().values() if said is not None)
+    assert len(skips) == 2 and "could not be read" in skips[0] and skips[1] == "too hard"
+    assert "2 judged, 0 of them ties, 2 skipped" in out
+
+
+def test_a_model_that_cannot_be_understood_ends_it(
+    model: FakeModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled()
+    model.answer = lambda request, number: completion("A, of course")
+    with pytest.raises(SystemExit) as stop:
+        annotate("--annotator", model.address, "--llm-model", "m")
+    assert stop.value.code == 1 and "could not be read" in capsys.readouterr().err
+    assert verdicts() == {}
 
 
 def test_a_rewrite_is_the_language_models_to_write(model: FakeModel) -> None:

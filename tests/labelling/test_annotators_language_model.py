@@ -123,10 +123,10 @@ def test_answers_are_read_by_letter(of: Task, answer: dict[str, Any], expected: 
         (PAIR, '{"verdict": ""}', "verdict: expected one of A, B"),
         (PAIR, '{"reason": "none"}', "verdict: expected one of A, B"),
         (PAIR, '{"verdict": "A", "slightly": "yes"}', "slightly: expected true or false"),
-        (PAIR, '{"verdict": "A", "score": 1}', "expected slightly, verdict, found 'score' too"),
         (PAIR, '{"verdict": "A", "skip": "no"}', "expected skip, found 'verdict' too"),
         (PAIR, '{"verdict": "A", "reason": 1}', "reason: expected text"),
-        (PAIR, '{"skip": ""}', "skip: expected some text"),
+        (PAIR, '{"skip": ""}', "verdict: expected one of A, B"),
+        (PAIR, '```json\n{"verdict": "A"}\n``` I mean B', "expected one JSON object"),
         (PAIR, '{"skip": 3}', "skip: expected some text"),
         (THREE, '{"ranking": [["A"], ["B"]]}', "ranking: expected groups of the numbers 0 to 2"),
         (THREE, '{"ranking": [["A"], ["B", "C", "A"]]}', "ranking: expected groups"),
@@ -141,6 +141,20 @@ def test_anything_else_is_refused(of: Task, text: str, why: str) -> None:
     with pytest.raises(VerdictError) as refused:
         read_answer(text, of)
     assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<think>B? No, {"verdict": "B"}.</think>\n{"verdict": "A"}',
+        'Looking at both:\n```json\n{"verdict": "A"}\n```',
+        '```json\n{"verdict": "B"}\n```\nis what it asks for; I say\n```json\n{"verdict": "A"}\n```',
+        '{"verdict": "a", "score": 1, "skip": null, "reason": null}',
+        '{"verdict": "A", "skip": false}',
+    ],
+)
+def test_what_models_put_around_an_answer_is_left_off(text: str) -> None:
+    assert read_answer(text, PAIR) == Opinion(Verdict(((1,), (0,)), "better"))
 
 
 def test_a_long_reason_is_cut_to_what_a_judgement_holds() -> None:
@@ -176,7 +190,7 @@ def test_one_that_cannot_be_mended_is_a_skip_with_the_reason() -> None:
     assert opinion.verdict == Verdict(
         skip="the model's answer could not be read: expected one JSON object, found 'A!'"
     )
-    assert len(asked) == 2
+    assert len(asked) == 2 and not opinion.readable
 
 
 def test_no_answer_is_a_skip_and_other_errors_end_the_work() -> None:

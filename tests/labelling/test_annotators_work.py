@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from lit_rlhf.labelling.annotators import work
-from lit_rlhf.labelling.annotators.opinions import Opinion, Tally, skipped
+from lit_rlhf.labelling.annotators.opinions import Opinion, Tally, UnreadableError, skipped
 from lit_rlhf.labelling.annotators.work import judge_at_once, judge_in_batches
 from lit_rlhf.labelling.items import Item, Settings, Task
 from lit_rlhf.labelling.store import LabelStore
@@ -195,3 +196,38 @@ def test_the_tally_says_what_was_said() -> None:
     ]
     long = skipped("x" * 5000).verdict.skip
     assert long is not None and len(long) == LONGEST_REMARK
+
+
+def unreadable_but(*readable: int) -> Callable[[Task], Awaitable[Opinion]]:
+    """One whose answers can be read where their number, from 1, is among these."""
+    asked = count(1)
+
+    async def opinion(task: Task) -> Opinion:
+        if next(asked) in readable:
+            return Opinion(Verdict(((1,), (0,))))
+        return Opinion(Verdict(skip="could not be read \x1b[2J"), readable=False)
+
+    return opinion
+
+
+def test_who_cannot_be_understood_is_not_asked_on_and_uses_nothing_up(store: LabelStore) -> None:
+    tally = Tally()
+    with pytest.raises(UnreadableError, match=r"8 answers in a row .*could not be read \\x1b\[2J"):
+        asyncio.run(judge_at_once(store, "rule", unreadable_but(), tally))
+    assert tally.judged == 0 and store.judgements() == []
+    assert len(store.next_tasks("rule", 100)) == 30  # with a better model, under the same name
+
+
+def test_nothing_is_used_up_where_the_file_is_short(tmp_path: Path) -> None:
+    with LabelStore(tmp_path / "short.db") as store:
+        store.add_items([Item("ranking", f"prompt {number}", ("a", "b")) for number in range(3)])
+        with pytest.raises(UnreadableError, match="3 answers in a row"):
+            asyncio.run(judge_at_once(store, "rule", unreadable_but(), Tally()))
+        assert store.judgements() == []
+
+
+def test_an_answer_that_cannot_be_read_among_others_is_a_skip(store: LabelStore) -> None:
+    tally = Tally()
+    asyncio.run(judge_at_once(store, "rule", unreadable_but(*range(3, 31, 3)), tally))
+    assert tally.judged == 30 and tally.reasons.total() == 20
+    assert "\x1b" not in "".join(tally.lines())

@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 from lit_rlhf.cli.label.outputs import check_output, write_json
 from lit_rlhf.cli.refusal import refuse
-from lit_rlhf.labelling.agreement_lines import printable
 from lit_rlhf.labelling.items import Progress, Settings
 from lit_rlhf.labelling.schema import StoreError
 from lit_rlhf.labelling.store import LabelStore
+from lit_rlhf.labelling.texts import printable
 
 
 def main(argv: Sequence[str]) -> None:

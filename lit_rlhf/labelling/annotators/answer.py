@@ -11,8 +11,10 @@ from lit_rlhf.labelling.annotators.question import LETTERS
 from lit_rlhf.labelling.items import Task
 from lit_rlhf.labelling.verdicts import Verdict, VerdictError, parse_verdict
 
-CODE_BLOCK = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL | re.IGNORECASE)
-"""Markdown around the whole answer, which many models cannot leave off."""
+THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+"""What a reasoning model thought first, where its server leaves that in the answer."""
+CODE_BLOCK = re.compile(r".*```(?:json)?\s*\n(.*?)\n\s*```\s*", re.DOTALL | re.IGNORECASE)
+"""Markdown around the answer, which many models cannot leave off; the last block, behind whatever sentences."""
 
 FIELDS = {
     "pairwise": {"verdict", "slightly"},
@@ -25,6 +27,8 @@ FIELDS = {
 def read_answer(text: str, task: Task) -> Opinion:
     """The verdict by the item's indices, and the reason that was given, as the comment.
 
+    Fields that were not asked for say nothing here.
+
     Args:
         text: of the model's message: one JSON object, as :mod:`lit_rlhf.labelling.annotators.question` asks for it.
         task: what was asked.
@@ -33,18 +37,20 @@ def read_answer(text: str, task: Task) -> Opinion:
         VerdictError: it is something else; the message has what was expected and what was found.
     """
     said = _object(text)
-    reason = said.pop("reason", "")
+    reason = said.pop("reason", "") or ""
     if not isinstance(reason, str):
         raise VerdictError(f"reason: expected text, found {_shown(reason)}")
-    known = {"skip"} if "skip" in said else FIELDS[task.item.mode]
-    if unknown := sorted(set(said) - known):
-        raise VerdictError(f"expected {', '.join(sorted(known))}, found {_shown(unknown[0])} too")
+    if said.get("skip") in (None, False, ""):
+        said.pop("skip", None)
+    judged = said.keys() & FIELDS[task.item.mode]
+    if "skip" in said and judged:
+        raise VerdictError(f"expected skip, found {_shown(min(judged))} too")
     verdict = parse_verdict(_by_position(said, task), task.item.mode, len(task.shown))
     return Opinion(verdict if verdict.skip else task.by_index(verdict), shortened(reason))
 
 
 def _object(text: str) -> dict[str, Any]:
-    text = text.strip()
+    text = THOUGHT.sub("", text).strip()
     block = CODE_BLOCK.fullmatch(text)
     try:
         said = json.loads(block[1] if block else text)
@@ -68,9 +74,11 @@ def _by_position(said: dict[str, Any], task: Task) -> dict[str, Any]:
         return {"ranking": [[_place(letter, count, "ranking") for letter in group] for group in groups]}
     if task.item.mode == "rating":
         ratings = said.get("ratings")
-        if not isinstance(ratings, dict) or sorted(ratings) != list(LETTERS[:count]):
+        given = ratings.items() if isinstance(ratings, dict) else ()
+        by_letter = {str(letter).upper(): rating for letter, rating in given}
+        if sorted(by_letter) != list(LETTERS[:count]):
             raise VerdictError(f"ratings: expected one of each of {LETTERS[:count]}, found {_shown(ratings)}")
-        return {"ratings": [ratings[letter] for letter in LETTERS[:count]]}
+        return {"ratings": [by_letter[letter] for letter in LETTERS[:count]]}
     if task.item.mode == "rewrite":
         return {"rewrite": said.get("rewrite"), "rewrite_of": _place(said.get("of", "A"), count, "of")}
     return _pair(said, count)
@@ -90,9 +98,9 @@ def _pair(said: dict[str, Any], count: int) -> dict[str, Any]:
 
 def _place(letter: Any, count: int, name: str, or_else: str = "") -> int:
     letters = LETTERS[:count]
-    if not isinstance(letter, str) or len(letter) != 1 or letter not in letters:
+    if not isinstance(letter, str) or len(letter) != 1 or letter.upper() not in letters:
         raise VerdictError(f"{name}: expected one of {', '.join(letters)}{or_else}, found {_shown(letter)}")
-    return letters.index(letter)
+    return letters.index(letter.upper())
 
 
 def _shown(value: Any) -> str:

@@ -39,6 +39,8 @@ class LanguageModel:
             return first
         # letters stand for other responses here, but verdicts are by the item's own numbers
         second = await self._asked(replace(task, shown=tuple(reversed(task.shown))))
+        if not second.readable:
+            return second
         comments = [one.comment for one in (first, second) if one.comment]
         return Opinion(agreed(first.verdict, second.verdict), shortened(" | reversed: ".join(comments)))
 
@@ -53,6 +55,6 @@ class LanguageModel:
             try:
                 return read_answer(await self.ask(messages), task)
             except VerdictError as error:
-                return skipped(f"{UNREADABLE}: {error}")
+                return replace(skipped(f"{UNREADABLE}: {error}"), readable=False)
         except NoAnswerError as error:
             return skipped(f"{NO_ANSWER}: {error}")

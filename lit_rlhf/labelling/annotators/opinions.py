@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lit_rlhf.labelling.items import Task
+from lit_rlhf.labelling.texts import printable
 from lit_rlhf.labelling.verdicts import LONGEST_REMARK, Verdict
 
 REASONS_SHOWN = 5
@@ -19,6 +20,12 @@ class Opinion:
 
     verdict: Verdict
     comment: str = ""
+    readable: bool = True
+    """False where a program did answer, and nobody can say what."""
+
+
+class UnreadableError(ValueError):
+    """A program whose answers cannot be read, one after the other: asking it on would only use the items up."""
 
 
 def skipped(why: str) -> Opinion:
@@ -62,7 +69,7 @@ class Tally:
         skips = self.reasons.total()
         lines = [f"{self.judged} judged, {self.ties} of them ties, {skips} skipped"]
         for reason, count in self.reasons.most_common(REASONS_SHOWN):
-            lines.append(f"  {count} skipped: {reason[:200]}")
+            lines.append(f"  {count} skipped: {printable(reason[:200])}")
         if others := self.reasons.most_common()[REASONS_SHOWN:]:
             lines.append(f"  {sum(count for _, count in others)} skipped for {len(others)} other reasons")
         if self.elsewhere:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from lit_rlhf.labelling.annotators.opinions import shown_responses
 from lit_rlhf.labelling.items import Prompt, Task
+from lit_rlhf.labelling.texts import message_text
 from lit_rlhf.labelling.verdicts import HIGHEST_RATING, Mode
 
 Message: TypeAlias = dict[str, str]
@@ -95,7 +96,7 @@ def _prompt(prompt: Prompt, mark: str) -> list[str]:
     return [
         _fenced(
             f"prompt, turn {number} of {len(prompt)}, by the {_role(turn)}",
-            str(turn.get("content", "")),
+            message_text(turn),
             mark,
         )
         for number, turn in enumerate(prompt, start=1)

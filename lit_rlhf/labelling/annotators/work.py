@@ -11,14 +11,17 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 
-from lit_rlhf.labelling.annotators.opinions import Opinion, Tally
+from lit_rlhf.labelling.annotators.opinions import Opinion, Tally, UnreadableError
 from lit_rlhf.labelling.items import Task
 from lit_rlhf.labelling.store import LabelStore, StaleJudgement
+from lit_rlhf.labelling.texts import printable
 
 FIRST, MOST = 8, 256
 """Tasks that are held together at first, and at the most."""
 SECONDS = 10.0
 """That tasks are held for, about; far less than a lease."""
+UNREADABLE_IN_A_ROW = 8
+"""Answers after which a program is not asked on."""
 
 
 def judge_in_batches(
@@ -66,25 +69,43 @@ async def judge_at_once(
     """The same with `at_once` tasks that are judged each by itself, and handed in as soon as there is an opinion.
 
     Arguments as for :func:`judge_in_batches`. An error of one opinion ends the others; those there are by then are
-    handed in first.
+    handed in first. An answer that cannot be read becomes a skip once another can: where none can, the items stay.
+
+    Raises:
+        UnreadableError: :data:`UNREADABLE_IN_A_ROW` answers in a row cannot be read, or none of all.
     """
     held: dict[int, tuple[Task, asyncio.Future[Opinion]]] = {}
+    unreadable: dict[int, tuple[Task, Opinion]] = {}
+    could_read = False
     renew = store.settings.lease_seconds / 3
     try:
         while True:
             # what is held is among what the store gives, and is leased anew
-            for task in store.next_tasks(annotator, _room(tally, limit, at_once)):
-                if task.number not in held and len(held) < at_once:
+            for task in store.next_tasks(annotator, _room(tally, limit, at_once) + len(unreadable)):
+                if task.number not in held and task.number not in unreadable and len(held) < at_once:
                     held[task.number] = task, asyncio.ensure_future(opinion(task))
-            if not held:
+            if not held or len(unreadable) >= UNREADABLE_IN_A_ROW:
+                if unreadable and (held or not could_read):
+                    _, last = list(unreadable.values())[-1]
+                    raise UnreadableError(
+                        f"{len(unreadable)} answers in a row could not be read, so it is not asked on and their items "
+                        f"are left to others; the last: {printable(last.verdict.skip or '')}."
+                    )
+                _hand_in_all(store, unreadable, tally, progress)
                 return
             flying = [one for _, one in held.values()]
             await asyncio.wait(flying, timeout=renew, return_when=asyncio.FIRST_COMPLETED)
             there = [number for number, (_, one) in held.items() if one.done()]
             for number in sorted(there, key=lambda number: held[number][1].exception() is not None):
                 task, one = held.pop(number)
-                hand_in(store, task, one.result(), tally)
+                said = one.result()
+                if not said.readable:
+                    unreadable[number] = task, said
+                    continue
+                could_read = True
+                hand_in(store, task, said, tally)
                 progress(1)
+                _hand_in_all(store, unreadable, tally, progress)
     finally:
         flying = [one for _, one in held.values()]
         for one in flying:
@@ -100,6 +121,18 @@ def hand_in(store: LabelStore, task: Task, opinion: Opinion, tally: Tally) -> No
         tally.elsewhere += 1
     else:
         tally.count(opinion.verdict)
+
+
+def _hand_in_all(
+    store: LabelStore,
+    opinions: dict[int, tuple[Task, Opinion]],
+    tally: Tally,
+    progress: Callable[[int], None],
+) -> None:
+    for task, opinion in opinions.values():
+        hand_in(store, task, opinion, tally)
+        progress(1)
+    opinions.clear()
 
 
 def _room(tally: Tally, limit: int | None, at_once: int) -> int:
