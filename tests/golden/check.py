@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,23 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_rlhf import metrics
+from lit_rlhf.losses.absolute import bco_loss, nca_loss, sppo_loss
+from lit_rlhf.losses.anchored import apo_down_loss, apo_zero_loss
 from lit_rlhf.losses.contrastive import contrastive_views, simcse_loss, sinkhorn, swav_loss
+from lit_rlhf.losses.differences import discopop_loss, exo_loss, hinge_loss, ipo_loss
+from lit_rlhf.losses.divergences import Divergence, forward_kl, jensen_shannon, reverse_kl
+from lit_rlhf.losses.length_normalized import length_normalized_dpo_loss, length_normalized_ipo_loss
+from lit_rlhf.losses.lengths import length_desensitized_logprobs
 from lit_rlhf.losses.meta import difference_loss
 from lit_rlhf.losses.policy import LossMean, clipped_policy_loss, clipped_value_loss, loss_sum
-from lit_rlhf.losses.preference import dpo_loss, implicit_reward
+from lit_rlhf.losses.preference import dpo_loss, implicit_reward, robust_dpo_loss
 from lit_rlhf.losses.rankings import best_of_k_loss, plackett_luce_loss
+from lit_rlhf.losses.reference_free import cpo_loss, odds_ratio_loss, simpo_loss, slic_loss
 from lit_rlhf.losses.reward import bradley_terry_loss, centering_penalty, uniform_error_loss
 from lit_rlhf.losses.sft import sft_loss
+from lit_rlhf.losses.transport import aot_loss, aot_unpaired_loss
+from lit_rlhf.losses.unpaired import kto_loss, kto_reference_point
+from lit_rlhf.losses.weights import log_collision, wpo_weights
 from lit_rlhf.metrics.best_of_n import best_of_n_kl, best_of_n_probabilities
 from lit_rlhf.ops import kl
 from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards, reinforce_returns
@@ -79,9 +90,19 @@ def gradients(loss: Tensor, **leaves: Tensor) -> Outputs:
 # ----------------------------------------------------------------------------- one function per group
 
 
-def response_logprobs(logits: Tensor, case: Case) -> Tensor:
+def response_grid(logits: Tensor, case: Case) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the tokens behind the first, and which of them count; each ``[6, 8]``."""
     logprobs = token_logprobs(logits[:, :-1], case.inputs["input_ids"][:, 1:])  # each predicts the next
-    return masked_sum(logprobs, case.inputs["completion_mask"][:, 1:], dim=1)
+    return logprobs, case.inputs["completion_mask"][:, 1:]
+
+
+def response_logprobs(logits: Tensor, case: Case) -> Tensor:
+    grid, mask = response_grid(logits, case)
+    alpha = case.params.get("ld_alpha")
+    if alpha is None:
+        return masked_sum(grid, mask, dim=1)
+    shorter = torch.minimum(*mask.sum(dim=1).chunk(2)).repeat(2)
+    return length_desensitized_logprobs(grid, mask, shorter, alpha)
 
 
 def sequence_logprobs(case: Case) -> Outputs:
@@ -92,39 +113,66 @@ def sequence_logprobs(case: Case) -> Outputs:
     }
 
 
-def dpo_from_logits(case: Case) -> Outputs:
-    case.only("beta", "loss_type")
-    (logits,) = case.leaves("policy_logits")
-    if case.params["loss_type"] == "sft":
-        mask = case.inputs["completion_mask"][:, 1:]
-        per_token = sft_loss(token_logprobs(logits[:, :-1], case.inputs["input_ids"][:, 1:]), mask)
-        chosen = slice(len(mask) // 2)
-        loss = masked_mean(per_token[chosen], mask[chosen])
-        return {"loss": loss, **gradients(loss, grad_policy_logits=logits)}
-    if case.params["loss_type"] != "sigmoid":
+DIVERGENCES: dict[str | None, Divergence] = {
+    None: reverse_kl,
+    "forward_kl": forward_kl,
+    "js_divergence": jensen_shannon,
+}
+
+
+def trl_pair_loss(case: Case, lengths: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    """Ours for TRL's `loss_type`; takes the four log-probabilities and β."""
+    smoothing = case.params["label_smoothing"]
+    losses: dict[str, Callable[..., Tensor]] = {
+        "sigmoid": partial(dpo_loss, divergence=DIVERGENCES[case.params.get("fdiv")]),
+        "robust": partial(robust_dpo_loss, flip_rate=smoothing),
+        "hinge": hinge_loss,
+        "ipo": lambda *pair: length_normalized_ipo_loss(*pair[:4], *lengths, *pair[4:]),
+        "sigmoid_norm": lambda *pair: length_normalized_dpo_loss(*pair[:4], *lengths, *pair[4:]),
+        "exo_pair": partial(exo_loss, label_smoothing=smoothing),
+        "nca_pair": nca_loss,
+        "bco_pair": bco_loss,
+        "sppo_hard": sppo_loss,
+        "apo_zero": apo_zero_loss,
+        "apo_down": apo_down_loss,
+        "discopop": discopop_loss,
+        "aot": partial(aot_loss, label_smoothing=smoothing),
+        "aot_unpaired": partial(aot_unpaired_loss, label_smoothing=smoothing),
+    }
+    if case.params["loss_type"] not in losses:
         raise NotBuiltError(f"loss_type = {case.params['loss_type']}")
-    chosen_logprobs, rejected_logprobs = response_logprobs(logits, case).chunk(2)
-    better_reference, worse_reference = response_logprobs(case.inputs["ref_logits"], case).chunk(2)
-    per_pair = dpo_loss(
-        chosen_logprobs, rejected_logprobs, better_reference, worse_reference, case.params["beta"]
+    return losses[case.params["loss_type"]]
+
+
+def dpo_from_logits(case: Case) -> Outputs:
+    case.only("beta", "loss_type", "label_smoothing", "fdiv", "ld_alpha", "wpo")
+    (logits,) = case.leaves("policy_logits")
+    grid, mask = response_grid(logits, case)
+    if case.params["loss_type"] == "sft":
+        chosen = slice(len(mask) // 2)
+        loss = masked_mean(sft_loss(grid, mask)[chosen], mask[chosen])
+        return {"loss": loss, **gradients(loss, grad_policy_logits=logits)}
+    pair_loss = trl_pair_loss(case, mask.sum(dim=1).chunk(2))
+    policy, reference = (
+        response_logprobs(each, case).chunk(2) for each in (logits, case.inputs["ref_logits"])
     )
+    per_pair = pair_loss(*policy, *reference, case.params["beta"])
+    if case.params.get("wpo"):
+        better, worse = wpo_weights(grid, log_collision(logits[:, :-1]), mask).chunk(2)
+        per_pair = per_pair * better * worse
     loss = per_pair.mean()
     return {"loss": loss, "per_pair_loss": per_pair, **gradients(loss, grad_policy_logits=logits)}
 
 
 def dpo_from_logprobs(case: Case) -> Outputs:
-    case.only("beta", "label_smoothing", "reference_free")
+    case.only("beta", "label_smoothing", "reference_free", "ipo")
     sides = ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")
     chosen, rejected, chosen_reference, rejected_reference = (case.inputs[f"{side}_logps"] for side in sides)
     beta, smoothing = case.params["beta"], case.params.get("label_smoothing", 0.0)
     known = 0.0 if case.params.get("reference_free") else 1.0
-    per_pair = dpo_loss(
-        chosen,
-        rejected,
-        known * chosen_reference,
-        known * rejected_reference,
-        beta,
-        label_smoothing=smoothing,
+    pair = (chosen, rejected, known * chosen_reference, known * rejected_reference)
+    per_pair = (
+        ipo_loss(*pair, beta) if case.params.get("ipo") else dpo_loss(*pair, beta, label_smoothing=smoothing)
     )
     return {
         "per_pair_loss": per_pair,
@@ -132,6 +180,55 @@ def dpo_from_logprobs(case: Case) -> Outputs:
         "chosen_rewards": implicit_reward(chosen, chosen_reference, beta),
         "rejected_rewards": implicit_reward(rejected, rejected_reference, beta),
     }
+
+
+def reference_free(case: Case) -> Outputs:
+    """TRL's CPO. What it calls averages comes as averages: of one token, as far as our losses see."""
+    case.only("beta", "simpo_gamma", "logps", "loss_type")
+    sides = case.leaves("chosen_logps", "rejected_logps")
+    beta, one, zero = case.params["beta"], torch.ones(len(sides[0])), torch.zeros_like(sides[0])
+    per_pair = {
+        "simpo": lambda: simpo_loss(*sides, one, one, beta, case.params["simpo_gamma"]),
+        "sigmoid": lambda: cpo_loss(*sides, beta),
+        "hinge": lambda: beta * slic_loss(*sides, margin=1 / beta),
+        "ipo": lambda: ipo_loss(*sides, zero, zero, beta),
+    }[case.params["loss_type"]]()
+    loss = per_pair.mean()
+    slopes = gradients(loss, grad_chosen_logps=sides[0], grad_rejected_logps=sides[1])
+    return {"per_pair_loss": per_pair, "loss": loss, **slopes}
+
+
+def odds_ratio(case: Case) -> Outputs:
+    """TRL returns λ·log σ, which its trainer subtracts; the gradients are of the term as it is added."""
+    case.only("beta")
+    chosen, rejected = case.leaves("chosen_avg_logps", "rejected_avg_logps")
+    one = torch.ones(len(chosen))
+    per_pair = case.params["beta"] * odds_ratio_loss(chosen, rejected, one, one)
+    loss = per_pair.mean()
+    return {
+        "returned_losses": -per_pair,
+        "loss_term_to_add": loss,
+        **gradients(loss, grad_chosen=chosen, grad_rejected=rejected),
+    }
+
+
+def kto(case: Case) -> Outputs:
+    case.only("beta", "desirable_weight", "undesirable_weight", "loss_type")
+    (logprobs,) = case.leaves("logps")
+    point: Tensor = torch.zeros(())  # what makes it `apo_zero_unpaired`
+    if case.params["loss_type"] == "kto":
+        point = kto_reference_point(case.inputs["KL_logps"], case.inputs["ref_KL_logps"])
+    per_response = kto_loss(
+        logprobs,
+        case.inputs["ref_logps"],
+        case.inputs["desirable"],
+        point,
+        case.params["beta"],
+        case.params["desirable_weight"],
+        case.params["undesirable_weight"],
+    )
+    loss = per_response.mean()
+    return {"loss": loss, "kl_z0": point, **gradients(loss, grad_logps=logprobs)}
 
 
 def reward_model(case: Case) -> Outputs:
@@ -506,6 +603,9 @@ CHECKS: list[tuple[str, Callable[[Case], Outputs]]] = [
     ("dpo/*", dpo_from_logits),
     ("dpo_ref/*", dpo_from_logprobs),
     ("dpo_openrlhf/*", dpo_from_logprobs),
+    ("cpo/*", reference_free),
+    ("orpo/*", odds_ratio),
+    ("kto/*", kto),
     ("rm/*", reward_model),
     ("ranking/*", ranking),
     ("contrastive/simcse", simcse),
