@@ -44,6 +44,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "a file of responses with a reward model's scores, and how well it agrees with people",
         "lit_rlhf.cli.score:main",
     ),
+    "label": (
+        "people compare responses in the browser: serve, import, export, agreement, status",
+        "lit_rlhf.cli.label:main",
+    ),
+    "loop": (
+        "rounds of sampling, labelling, reward model and PPO or DPO, each from the last",
+        "lit_rlhf.cli.loop:main",
+    ),
     "serve": ("a reward behind HTTP, for one or many PPO runs", "lit_rlhf.cli.serve:main"),
     "strength": (
         "how sure several reward models are of each pair, and the doubtful labels mended",
