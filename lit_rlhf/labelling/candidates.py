@@ -53,6 +53,9 @@ OWN_FIELDS = {
 """Fields of a row that say something of its responses; the others are handed through."""
 OF_EACH_RESPONSE = {"models", "finished", "reward_scores", "reward_ranks", "reward_disagreement"}
 """Fields with a value for each response, in their order."""
+SKIP_ADVICE = ", or --data.bad_rows skip"
+OTHERS_ADVICE = ", or leave them out with --data.bad_rows skip."
+"""What the data room advises for training; no row is skipped here."""
 SHOWN = 3
 """Places that a note names."""
 
@@ -78,12 +81,15 @@ def read_items(paths: Sequence[str], mode: Mode | None = None, gold: bool = Fals
         gold: whether their judgements are the known answers of tests.
 
     Raises:
-        BadRowsError: a row cannot be read.
-        StoreError: no row can be judged this way, a test has no answer, or a field cannot be kept.
+        StoreError: a row cannot be read, none can be judged this way, a test has no answer, or a field cannot be kept.
     """
-    from lit_rlhf.data.files import read_rows
+    from lit_rlhf.data.files import BadRowsError, read_rows
 
-    read = read_rows(list(paths), "candidates")
+    try:
+        read = read_rows(list(paths), "candidates")
+    except BadRowsError as error:
+        said = str(error).replace(SKIP_ADVICE, "").replace(OTHERS_ADVICE, "; nothing was added.")
+        raise StoreError(said) from None
     out, left_out = ItemsRead(notes=list(read.notes)), dict[str, list[str]]()
     places: dict[str, int] = {}
     not_finite = 0

@@ -486,7 +486,7 @@ def test_mistakes_are_refused_before_anything_is_loaded(
 def test_what_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         annotate("--annotator", "rules_of_the_test.words")
-    assert stop.value.code == 1
+    assert stop.value.code == 2
     assert "labels.db: expected a labelling file, found none" in capsys.readouterr().err
     assert not Path("labels.db").exists()
     filled()

@@ -149,6 +149,14 @@ def test_text_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
         read_items([str(path)])
 
 
+def test_a_row_that_cannot_be_read_stops_all(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"rows.jsonl:1: expected .*\n.*nothing was added\.$") as error:
+        read_items(
+            written(tmp_path, {"prompt": "p", "responses": "a"}, {"prompt": "p", "responses": ["a", "b"]})
+        )
+    assert "--data." not in str(error.value)
+
+
 def test_fields_are_kept_as_json_can_spell_them(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "p", "responses": ["a", "b"], "loss": NaN}\n')

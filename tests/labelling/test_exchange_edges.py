@@ -263,7 +263,7 @@ def test_a_bad_row_of_ours_is_refused_without_advice_of_others(tmp_path: Path) -
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=r"2 bad of 2 rows:") as error:
         read_file(path)
-    assert str(error.value).endswith("\nMend or remove them; nothing was imported.")
+    assert str(error.value).endswith("\nMend or remove them; nothing was added.")
     assert "bad_rows" not in str(error.value)
 
 

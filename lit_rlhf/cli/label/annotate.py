@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 
 from lit_rlhf.cli.given_files import check_model_folder
 from lit_rlhf.cli.refusal import refuse
-from lit_rlhf.labelling.server.access import checked_name
+from lit_rlhf.labelling.schema import StoreError
+from lit_rlhf.labelling.server.names import checked_name
+from lit_rlhf.labelling.store import LabelStore
 
 OF_SCORES = ("temperature", "flips", "seed", "tie_width", "slight_width", "rating_bounds", "columns")
 OF_LANGUAGE_MODELS = ("llm_request", "both_orders", "requests_per_minute", "retries", "concurrency")
@@ -157,6 +159,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             )
     check_request(arguments)
     check_key(arguments)
+    try:
+        LabelStore(arguments.db, create=False).close()
+    except StoreError as error:
+        refuse(str(error))
 
 
 def check_kind(arguments: argparse.Namespace) -> None:

@@ -23,10 +23,6 @@ from lit_rlhf.labelling.verdicts import Mode, Strength, Verdict
 if TYPE_CHECKING:
     from lit_rlhf.records import Row
 
-SKIP_ADVICE = ", or --data.bad_rows skip"
-OTHERS_ADVICE = ", or leave them out with --data.bad_rows skip."
-"""Of the data room's messages: an import skips no row."""
-
 
 def parse_native(path: Path, mode: Mode | None, gold: bool) -> Parsed:
     """All rows as items, those that are judged with their judgements.
@@ -35,14 +31,9 @@ def parse_native(path: Path, mode: Mode | None, gold: bool) -> Parsed:
         ValueError: a row cannot be read, or nothing can be judged.
         ExchangeError: seconds or times that are none.
     """
-    from lit_rlhf.data.files import BadRowsError
     from lit_rlhf.labelling.candidates import read_items, stated_verdict
 
-    try:
-        read = read_items([str(path)], mode, gold)
-    except BadRowsError as error:  # nothing is skipped here, so no option of others is advised
-        said = str(error).replace(SKIP_ADVICE, "").replace(OTHERS_ADVICE, "; nothing was imported.")
-        raise ValueError(said) from None
+    read = read_items([str(path)], mode, gold)
     parsed = Parsed([Entry(item, place=str(path)) for item in read.items], list(read.notes))
     unread = 0
     for index, row in read.judged:
