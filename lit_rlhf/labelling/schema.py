@@ -139,7 +139,7 @@ def backup_to(connection: sqlite3.Connection, path: Path) -> None:
     """A consistent copy, also while others write; written beside and renamed.
 
     Raises:
-        StoreError: the file that it would take the place of is in use, or was not closed.
+        StoreError: the file that it would take the place of is in use, was not closed, or is no labelling file.
     """
     for companion in ("-wal", "-shm", "-journal"):
         if path.with_name(path.name + companion).exists():
@@ -147,6 +147,10 @@ def backup_to(connection: sqlite3.Connection, path: Path) -> None:
                 f"{path}: expected a file that nobody uses, found {path.name}{companion} beside it. Take another name; "
                 f"or stop what uses it, and run `lit-rlhf label status --db {path}` once."
             )
+    if path.exists() and path.stat().st_size and not _is_ours(path):
+        raise StoreError(
+            f"{path}: expected no file, or an older copy to replace, found something else. Take another name."
+        )
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     beside.unlink(missing_ok=True)
     copy = sqlite3.connect(beside)
@@ -163,6 +167,13 @@ def backup_before(connection: sqlite3.Connection, path: Path, version: int) -> N
     copy = path.with_name(f"{path.name}.version-{version}.backup")
     if not copy.exists():
         backup_to(connection, copy)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the head of a file says so; it is not opened as SQLite would."""
+    with path.open("rb") as stream:
+        head = stream.read(72)
+    return head.startswith(b"SQLite format 3") and head[68:] == APPLICATION_ID.to_bytes(4, "big")
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -35,8 +35,13 @@ def test_status_says_what_is_there(labels: Path, tmp_path: Path, capsys: pytest.
     main(["label", "status", "--db", str(labels), "--json", str(tmp_path / "s.json")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("2 items, 2 annotators for each; 1 of 4 judgements (25%)")
-    assert lines[1] == "  about 0 h 30 min of one person's work is left, at 600 s each"
-    assert lines[2:] == ["  ann: 1", "  rule (a program): 1", "  skipped: 1; flagged: 0"]
+    assert lines[1] == "  about 0 h 30 min of one person's work is left, at 600.0 s each"
+    assert lines[2:] == [
+        "  ann: 1",
+        "  rule (a program): 1",
+        "  (practice, tests, repeats and skips among what annotators gave; not in the total)",
+        "  skipped: 1; flagged: 0",
+    ]
     numbers = json.loads((tmp_path / "s.json").read_text())
     assert (numbers["given"], numbers["wanted"], numbers["done"], numbers["overlap"]) == (1, 4, False, 2)
 

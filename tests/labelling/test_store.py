@@ -289,6 +289,19 @@ def test_a_copy_takes_no_place_of_a_file_in_use(store: LabelStore, tmp_path: Pat
         assert copy.items() == []
 
 
+def test_a_copy_replaces_an_older_copy_and_nothing_else(store: LabelStore, tmp_path: Path) -> None:
+    other = tmp_path / "candidates.jsonl"
+    other.write_text('{"prompt": "p", "responses": ["a", "b"]}\n')
+    with pytest.raises(StoreError, match="found something else"):
+        store.backup(other)
+    assert other.read_text().startswith('{"prompt"')
+    store.backup(tmp_path / "copy.db")
+    store.add_items(pairs(2))
+    store.backup(tmp_path / "copy.db")
+    with LabelStore(tmp_path / "copy.db") as copy:
+        assert len(copy.items()) == 2
+
+
 def test_an_empty_file_is_no_labelling_file_unless_one_is_to_be_made(tmp_path: Path) -> None:
     (tmp_path / "l.db").touch()
     with pytest.raises(StoreError, match="found an empty one"):

@@ -45,13 +45,15 @@ def status_lines(name: str, progress: Progress, settings: Settings) -> list[str]
     ]
     left = progress.wanted - progress.given
     if left and progress.seconds_each is not None:
-        hours, minutes = divmod(round(left * progress.seconds_each / 60), 60)
+        hours, minutes = divmod(max(1, round(left * progress.seconds_each / 60)), 60)
         lines.append(
-            f"  about {hours} h {minutes:02d} min of one person's work is left, at {progress.seconds_each:.0f} s each"
+            f"  about {hours} h {minutes:02d} min of one person's work is left, at {progress.seconds_each:.1f} s each"
         )
     for annotator, judged in progress.by_annotator.items():
         program = " (a program)" if annotator in progress.machines else ""
         lines.append(f"  {printable(annotator)}{program}: {judged:,}")
+    if sum(progress.by_annotator.values()) > progress.given:
+        lines.append("  (practice, tests, repeats and skips among what annotators gave; not in the total)")
     if progress.skipped or progress.flagged:
         lines.append(f"  skipped: {progress.skipped:,}; flagged: {progress.flagged:,}")
     return lines
