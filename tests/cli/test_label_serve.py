@@ -57,7 +57,9 @@ def test_files_become_items_and_the_next_start_needs_none(files, served, capsys)
     assert "left out 1 of 3 rows" in out and "rows.jsonl:3" in out
     assert "read gold.jsonl: 1 test items (1 pairwise), 1 of them new" in out
     assert "labels.db: 2 items to judge, 2 annotators for each; 0 of 4 judgements are there" in out
-    assert "judgements go to labels.db" in out and err == ""
+    assert "judgements go to labels.db" in out and err == "" and "nothing to judge" not in out
+    for command in ("label agreement --db labels.db ", "label export --db labels.db --out judged.jsonl "):
+        assert f"  lit-rlhf {command}" in out  # what is next
     addresses = re.findall(r"(?:(\w+): |open  )(http://127\.0\.0\.1:\d+)/\?token=([\w-]{40,})\n", out)
     assert [name for name, _, _ in addresses] == ["", "ann", "bob"]
     with LabelStore("labels.db") as store:
@@ -125,7 +127,13 @@ def test_a_store_that_is_not_there_and_names_that_are_none(files, served, capsys
     with pytest.raises(SystemExit):
         run("--annotators", "judge")
     assert "judge" in capsys.readouterr().err
+    for names in (["Judge"], ["ann", "Ann"]):
+        with pytest.raises(SystemExit):
+            run("--annotators", *names)
+        assert "readers would take them for one" in capsys.readouterr().err
     assert not served
+    run("--annotators", "ann", "bob")
+    assert "there is nothing to judge yet: give a FILE" in capsys.readouterr().out
 
 
 def test_a_port_that_is_taken_is_said_with_what_to_do(files, served, capsys):

@@ -125,9 +125,66 @@ def test_a_name_that_has_an_address_of_its_own_by_now_is_let_go():
     assert ACCESS.session(cookie).annotator is None
 
 
-@pytest.mark.parametrize("name", ["", "   ", "x" * 41, "a\u202eb", "a\nb", "a\u200bb", None, 5, ["a"]])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "   ",
+        "x" * 41,
+        "a\u202eb",
+        "a\nb",
+        "a\u200bb",
+        "\u3164",
+        "a\u1160",
+        "\u2800",
+        "\ufe0f",
+        None,
+        5,
+        ["a"],
+    ],
+)
 def test_names_that_nobody_could_read(app, name):
     assert Browser(app, "owner-token").send("/api/session", {"annotator": name}).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["Ann", "\uff41nn", "ANN", "ann\ufe0f"])
+def test_a_name_that_looks_like_a_reserved_one(app, name):
+    answer = Browser(app, "owner-token").send("/api/session", {"annotator": name})
+    assert answer.status_code == 403 and "ann has an address" in answer.json()["error"]
+
+
+def test_one_annotator_does_not_become_two_by_a_capital(app, store):
+    zoe = Browser(app, "owner-token", "Zo\u00eb  Miller")
+    zoe.judge(zoe.task())
+    answer = Browser(app, "owner-token").send("/api/session", {"annotator": "zo\u00eb miller"})
+    assert answer.status_code == 400 and "Zo\u00eb  Miller is there already" in answer.json()["error"]
+    assert (
+        Browser(app, "owner-token", "Zo\u00eb  Miller").get("/api/session")["annotator"] == "Zo\u00eb  Miller"
+    )
+
+
+def test_a_tab_of_somebody_else_does_nothing_in_her_name(app, store):
+    owner = Browser(app, "owner-token", "cara")
+    owner.judge(owner.task())
+    store.live_task(pairs(1, start=9)[0], "Zo\u00eb")
+    stale = {"X-Annotator": "Zo%C3%AB"}
+    gets = ("/api/task", "/api/history", "/api/task/1", "/api/text/1/0")
+    said = [owner.http.get(path, headers=stale) for path in gets]
+    said += [
+        owner.send(path, {"submission": "12345678", "prompt": "p"}, **stale)
+        for path in ("/api/undo", "/api/live")
+    ]
+    said.append(owner.send("/api/judgements", judgement(owner.task()), **stale))
+    for answer in said:
+        assert answer.status_code == 412
+        assert (
+            answer.json()["error"]
+            == "This browser is signed in as cara now, and this tab was opened by Zo\u00eb."
+        )
+    assert len(store.all_judgements()) == 1
+    assert owner.http.get("/api/task", headers={"X-Annotator": "cara"}).status_code == 200
+    nobody = Browser(app, "owner-token").http.get("/api/task", headers=stale)
+    assert nobody.status_code == 412 and "Nobody is signed in" in nobody.json()["error"]
 
 
 def test_a_program_keeps_its_name(app, store):
@@ -266,12 +323,14 @@ def test_wrong_tokens_are_counted_by_address(store):
     inside = Browser(app, "token-of-ann", client="10.0.0.1")
     guess = Browser(app, None, client="10.0.0.1").http
     assert [guess.get("/?token=no").status_code for _ in range(5)] == [401, 401, 401, 429, 429]
-    assert guess.get("/?token=owner-token").headers["retry-after"] == "10"
+    assert guess.get("/?token=no").headers["retry-after"] == "10"
     assert inside.http.get("/api/task").status_code == 200
-    assert inside.http.get("/?token=token-of-ann").status_code == 200
-    assert Browser(app, None, client="10.0.0.2").http.get("/?token=owner-token").status_code == 200
-    now[0] = 10.0
+    assert Browser(app, None, client="10.0.0.2").http.get("/?token=no").status_code == 401
+    # who has the token is let in beside the one who guesses, perhaps through the same tunnel
     assert guess.get("/?token=owner-token").status_code == 200
+    assert Browser(app, None, client="10.0.0.1").http.get("/?token=no").status_code == 429
+    now[0] = 10.0
+    assert Browser(app, None, client="10.0.0.1").http.get("/?token=no").status_code == 401
 
 
 def test_requests_are_counted_by_session(store):

@@ -8,11 +8,13 @@ import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
-from lit_rlhf.labelling.items import Item, Settings
+from lit_rlhf.labelling.items import Item, Progress, Settings
 from lit_rlhf.labelling.server.answers import progress_answer
 from lit_rlhf.labelling.server.app import create_app
 from lit_rlhf.labelling.server.live import LiveModel
@@ -87,9 +89,7 @@ def test_a_task_has_what_the_page_shows_and_no_more(store):
         "responses": [{"text": one, **text, "html": f"<p>{one}</p>\n"} for one in shown],
     }  # fmt: skip
     assert answer["why"] is None
-    assert answer["progress"] == {
-        "given": 0, "wanted": 1, "mine": 0, "quota": None, "seconds_left": None, "annotators": 0,
-    }  # fmt: skip
+    assert answer["progress"] == {"mine": 0, "quota": None, "left": 1, "seconds_left": None, "percent": None}
 
 
 def test_what_is_said_of_a_position_is_kept_by_response(store):
@@ -118,7 +118,7 @@ def test_the_same_submission_is_one_judgement(store):
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json() == again.json() == {
         "judgement": 1, "feedback": None,
-        "progress": {"given": 1, "wanted": 3, "mine": 1, "quota": None, "seconds_left": 5, "annotators": 1},
+        "progress": {"mine": 1, "quota": None, "left": 2, "seconds_left": 5, "percent": None},
     }  # fmt: skip
     (said,) = store.all_judgements()
     assert (said.annotator, said.comment, said.flag, said.seconds) == ("ann", "why", "odd", 2.5)
@@ -152,7 +152,7 @@ def test_an_undo_gives_the_task_back_as_it_was(store):
     back = answer["task"]
     assert (back["number"], back["judgement"], back["comment"]) == (second["number"], None, "hm")
     assert back["verdict"] == {"ranking": [[1], [0]], "strength": "slightly"}
-    assert answer["progress"]["mine"] == answer["progress"]["given"] == 1
+    assert answer["progress"]["mine"] == 1
     assert ann.post("/api/undo", undo) == answer  # sent again, it takes back no other
     assert ann.task()["number"] == second["number"]
     assert ann.judge(back).status_code == 201
@@ -175,6 +175,27 @@ def test_an_undo_sent_again_to_a_server_that_was_started_again(store):
     assert len(store.judgements()) == 1
 
 
+def test_an_undo_with_the_id_of_a_judgement_is_refused(store):
+    store.add_items(pairs(1))
+    ann = Browser(create_app(store, ACCESS))
+    body = judgement(ann.task())
+    ann.send("/api/judgements", body)
+    answer = ann.send("/api/undo", {"submission": body["submission"]})
+    assert answer.status_code == 400 and "found a judgement's" in answer.json()["error"]
+    assert len(store.judgements()) == 1
+
+
+def test_what_was_taken_back_is_what_the_undo_met(store):
+    store.add_items(pairs(1))
+    ann = Browser(create_app(store, ACCESS))
+    ann.judge(ann.task(), {"skip": "first"})
+    undo = {"submission": str(uuid.uuid4())}
+    back = ann.post("/api/undo", undo)["task"]
+    ann.judge(back, {"skip": "second"})
+    ann.post("/api/undo", {"submission": str(uuid.uuid4())})
+    assert ann.post("/api/undo", undo)["task"]["verdict"] == {"skip": "first"}
+
+
 def test_history_is_hers_latest_first(store):
     store.add_items(
         [Item("pairwise", [{"role": "user", "content": "u" * 300 + "\u202e"}], ("a", "b")), *pairs(2)]
@@ -191,6 +212,25 @@ def test_history_is_hers_latest_first(store):
     assert {line["prompt"] for line in lines} == {"u" * 120, "prompt 0", "prompt 1"}
     assert all(line["verdict"] == {"ranking": [[1], [0]], "strength": "slightly"} for line in lines)
     assert bob.get("/api/history") == {"judgements": []}
+
+
+def test_remarks_of_others_are_shown_with_their_marks(store):
+    store.add_items(pairs(3))
+    app = create_app(store, ACCESS)
+    ann = Browser(app)
+    ann.judge(ann.task(), {"skip": "\u202elive"}, comment="\u202ec", flag="\u202ef")
+    (line,) = ann.get("/api/history")["judgements"]
+    mark = "\u27e6U+202E\u27e7"
+    assert (line["verdict"], line["comment"], line["flag"]) == (
+        {"skip": f"{mark}live"},
+        f"{mark}c",
+        f"{mark}f",
+    )
+    told = Browser(app, "owner-token").get("/api/agreement")
+    assert told["skips"] == [{"reason": f"{mark}live", "count": 1}]
+    assert [flag["text"] for flag in told["flags"]] == [f"{mark}f"]
+    again = ann.get(f"/api/task/{line['task']}")["task"]
+    assert again["comment"] == "\u202ec"  # hers, to be written on
 
 
 def test_practice_tells_what_was_right_and_tests_do_not(store):
@@ -227,12 +267,58 @@ def test_why_there_is_nothing(store):
     assert (answer["task"], answer["why"], answer["progress"]["quota"]) == (None, "quota", 2)
 
 
-def test_time_that_is_left_is_shared_by_people():
-    from lit_rlhf.labelling.items import Progress
+def test_who_has_nothing_left_is_not_told_of_what_others_have(store):
+    store.configure(Settings(overlap=2))
+    store.add_items(pairs(1))
+    ann = Browser(create_app(store, ACCESS))
+    ann.judge(ann.task(), seconds=5)
+    told = ann.get("/api/task")
+    assert (told["why"], told["progress"]["left"], told["progress"]["seconds_left"]) == ("done", 0, None)
 
-    progress = Progress(10, 20, 5, {"ann": 3, "bob": 2, "judge": 9, "cara": 0}, ["judge"], 8.0)
-    answer = progress_answer(progress, mine=3, quota=None)
-    assert (answer["seconds_left"], answer["annotators"]) == (60, 2)
+
+def test_what_is_left_for_her():
+    progress = Progress(100, 200, 49, {"ann": 30, "bob": 24, "judge": 9, "cara": 0}, ["judge"], 8.0)
+    settings = Settings(repeats=0.05, gold_share=0.15)
+
+    def told(
+        mine: int, sees_all: bool = False, progress: Progress = progress, **changes: int
+    ) -> dict[str, object]:
+        return progress_answer(progress, replace(settings, **changes), "ann", mine, sees_all)
+
+    # 160 of 200 are left as far as is told, for two people, 8 s each; of her 120 she has 30
+    assert told(30) == {"mine": 30, "quota": None, "left": 80, "seconds_left": 640, "percent": None}
+    assert told(30, sees_all=True)["percent"] == 20
+    assert told(50)["left"] == 70 and told(200)["left"] == 1
+    assert told(30, quota=40)["left"] == 10 and told(45, quota=40)["left"] == 0
+    assert progress_answer(progress, settings, "dora", 0, False)["left"] == 54  # by three
+    done = told(99, sees_all=True, progress=replace(progress, given=200))
+    assert (done["left"], done["percent"], done["seconds_left"]) == (0, 100, 0)
+    nothing = told(0, sees_all=True, progress=Progress(0, 0, 0, {}, [], None))
+    assert (nothing["left"], nothing["percent"], nothing["seconds_left"]) == (0, None, None)
+
+
+@pytest.mark.parametrize("wanted", [30, 200, 1000])
+@pytest.mark.parametrize("sees_all", [False, True])
+def test_progress_does_not_tell_a_test_from_an_item(wanted, sees_all):
+    # a judgement of an item that counts towards the whole, and one of a test or a repetition, which does not
+    told = [
+        progress_answer(Progress(wanted, wanted, given, {"ann": 7}, [], 5.0), Settings(), "ann", 7, sees_all)
+        for given in range(wanted)
+    ]
+    differ = [given for given in range(1, wanted) if told[given] != told[given - 1]]
+    assert differ and all(later - earlier >= 10 for earlier, later in pairwise(differ))
+
+
+@pytest.mark.parametrize(
+    ("token", "name", "percent"), [("token-of-ann", None, None), ("owner-token", "cara", 33)]
+)
+def test_annotators_with_an_address_of_their_own_see_their_own_numbers(store, token, name, percent):
+    store.configure(Settings(gold_share=0, repeats=0))
+    store.add_items(pairs(30))
+    her = Browser(create_app(store, ACCESS), token, name)
+    for _ in range(12):
+        told = her.judge(her.task(), seconds=4.0).json()["progress"]
+    assert told == {"mine": 12, "quota": None, "left": 18, "seconds_left": 72, "percent": percent}
 
 
 @pytest.mark.parametrize("servers", [1, 2])

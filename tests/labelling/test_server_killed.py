@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,14 @@ from tests.labelling.conftest import pairs
 class Server:
     """``lit-rlhf label serve`` in a process of its own."""
 
-    def __init__(self, db: Path, *options: str, port: int = 0) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "lit_rlhf",
-            "label",
-            "serve",
-            "--db",
-            str(db),
-            "--port",
-            str(port),
-            *options,
-        ]
+    def __init__(
+        self,
+        db: Path,
+        *options: str,
+        port: int = 0,
+        start: Sequence[str] = ("-m", "lit_rlhf", "label", "serve"),
+    ) -> None:
+        command = [sys.executable, *start, "--db", str(db), "--port", str(port), *options]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -145,6 +140,62 @@ def test_it_ends_when_it_is_told_to(db, servers, how):
     assert (code, err) == (0, "")
     assert "ended; 1 of 2,000 judgements" in out
     assert "token" not in out.replace("/?token=", "").replace("labels.db.access.json", "")
+
+
+STUCK = """
+import sys, time
+from lit_rlhf.cli.label import serve
+from lit_rlhf.labelling import agreement
+from lit_rlhf.labelling.server import live, running
+
+def for_ever(*_):
+    print("at work", flush=True)
+    time.sleep(600)
+
+running.PATIENCE = 0.5
+agreement.describe = for_ever
+serve.check_model_folder = lambda *_: None
+serve.loaded = lambda arguments: live.LiveModel(for_ever)
+serve.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_it_ends_in_time_whatever_its_threads_do(db, servers, signals, monkeypatch):
+    patience = "running.PATIENCE = 0.5" if signals == 1 else "running.PATIENCE = 500"
+    code = STUCK.replace("running.PATIENCE = 0.5", patience)
+    server = Server(db, "--live", "model", start=("-c", code))
+    servers.append(server)
+    client = server.client()
+    client.headers["X-CSRF"] = client.post("/api/session", json={"annotator": "ann"}).json()["csrf"]
+    client.post("/api/judgements", json=judgement(client.get("/api/task").json()["task"]))
+    answered: list[int] = []
+
+    def ask(method: str, path: str, **more: Any) -> None:
+        try:
+            answered.append(client.request(method, path, timeout=60, **more).status_code)
+        except TransportError:
+            answered.append(500)
+
+    threads = [
+        threading.Thread(target=ask, args=("GET", "/api/agreement")),
+        threading.Thread(target=ask, args=("POST", "/api/live"), kwargs={"json": {"prompt": "p"}}),
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert server.process.stdout.readline() == "at work\n"
+    if signals == 2:
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    code, out, err = server.end(signal.SIGINT)
+    for thread in threads:
+        thread.join()
+    assert code == 0 and "ended; 1 of 2,000 judgements" in out
+    assert "Traceback" not in err and "CancelledError" not in err
+    assert answered == [500, 500]
+    with LabelStore(db, create=False) as store:
+        assert len(store.judgements()) == 1
 
 
 def test_nobody_gets_more_guesses_by_claiming_another_address(db, servers):

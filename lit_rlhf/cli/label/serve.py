@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_rlhf.cli.given_files import check_model_folder, check_rows
+from lit_rlhf.cli.label.announcing import announce, warn
 from lit_rlhf.cli.refusal import near_files, refuse
 from lit_rlhf.labelling.items import Settings
 from lit_rlhf.labelling.schema import StoreError
-from lit_rlhf.labelling.server.access import Access, checked_name
-from lit_rlhf.labelling.server.access_file import AccessFileError, access_path, open_access
+from lit_rlhf.labelling.server.access_file import AccessFileError, open_access
 from lit_rlhf.labelling.server.app import create_app
 from lit_rlhf.labelling.server.live import LiveModel
+from lit_rlhf.labelling.server.names import checked_name, known_annotators, other_spelling
 from lit_rlhf.labelling.server.running import (
     AddressError,
-    base_address,
+    end_at_once,
     hosts_of,
-    is_loopback,
     listen,
     serve_until_told,
 )
@@ -142,16 +141,21 @@ def serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
             run_guarded("label serve", lambda: add_files(store, arguments))
         configure(store, arguments)
         for name in arguments.annotators:
+            if alike := other_spelling(name, [*known_annotators(store), *arguments.annotators]):
+                refuse(f"--annotators {name}: {alike} is there too, and readers would take them for one.",
+                       "Write it like that, or take a name that differs more.")  # fmt: skip
             store.add_annotator(name)
         access = open_access(store.path, arguments.annotators)
         live = None if arguments.live is None else loaded(arguments)
         app = create_app(store, access, hosts_of(arguments.host, listening), live)
         announce(store, access, listening)
-        serve_until_told(app, listening)
+        is_busy = serve_until_told(app, listening)
         progress = store.progress()
         print(
             f"\nended; {progress.given:,} of {progress.wanted:,} judgements are in {store.path}", flush=True
         )
+        if is_busy:
+            end_at_once()
 
 
 def add_files(store: LabelStore, arguments: argparse.Namespace) -> None:
@@ -214,30 +218,3 @@ def configure(store: LabelStore, arguments: argparse.Namespace) -> None:
         warn(
             f"--practice {settings.practice}: there are {tests} test items to practise on; --gold FILE adds more."
         )
-
-
-def announce(store: LabelStore, access: Access, listening: socket.socket) -> None:
-    """What waits, where to go, and where judgements go."""
-    progress, settings, address = store.progress(), store.settings, base_address(listening)
-    each = f"{settings.overlap} annotator{'s' * (settings.overlap > 1)} for each"
-    print(f"{store.path}: {progress.items:,} items to judge, {each}; {progress.given:,} of {progress.wanted:,} "
-          "judgements are there")  # fmt: skip
-    print(f"open  {address}/?token={access.owner}")
-    for name, token in access.annotators.items():
-        print(f"  {name}: {address}/?token={token}")
-    print(
-        f"judgements go to {store.path}; who has an address can judge (kept in {access_path(store.path).name})"
-    )
-    print("Ctrl-C ends the server; the same command goes on", flush=True)
-    if not is_loopback(listening):
-        host, port = listening.getsockname()[:2]
-        warn(
-            f"{host} can be reached from other machines, and what is sent, tokens too, is not encrypted. Keep it "
-            "within a network that you trust, or stay on 127.0.0.1 and let annotators come through an SSH tunnel: "
-            f"ssh -L {port}:127.0.0.1:{port} THIS-MACHINE"
-        )
-
-
-def warn(message: str) -> None:
-    """One line on stderr."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -6,15 +6,27 @@ export class Refused extends Error {
     super(message);
     this.status = status;
   }
+
+  /** Nothing more can be done in this tab: signed out, or somebody else is signed in. */
+  get isFinal() {
+    return [401, 412].includes(this.status);
+  }
 }
 
 /** The server did not answer, or asked to come back later. */
 export class Unreachable extends Error {}
 
 let csrf = "";
+let annotator = null;
+
+/** Whose page this is from now on: tabs share the session, and another may sign somebody else in. */
+export function sitAs(name) {
+  annotator = name;
+}
 
 async function exchange(method, path, body, seconds) {
   const headers = { Accept: "application/json" };
+  if (annotator !== null) headers["X-Annotator"] = encodeURIComponent(annotator);
   if (method === "POST") Object.assign(headers, { "Content-Type": "application/json", "X-CSRF": csrf });
   let answer, content;
   try {
@@ -30,11 +42,11 @@ async function exchange(method, path, body, seconds) {
   throw new Refused(answer.status, sentence);
 }
 
-export async function get(path) {
-  return exchange("GET", path, undefined, 20);
+export async function get(path, seconds = 20) {
+  return exchange("GET", path, undefined, seconds);
 }
 
-/** A server that was started again has a new CSRF value: asks for it once. */
+/** A session that was begun again has a new CSRF value: asks for it once. */
 export async function post(path, body, seconds = 20) {
   try {
     return await exchange("POST", path, body, seconds);

@@ -3,6 +3,7 @@
 import { newSubmission } from "./api.js";
 import { startClock } from "./clock.js";
 import { differences, marksOf } from "./diff.js";
+import { guard } from "./drafts.js";
 import { announce, button, element } from "./dom.js";
 import { bind } from "./keys.js";
 import { askComment, askFlag, askSkip } from "./notes.js";
@@ -10,7 +11,7 @@ import { pairwise } from "./pairwise.js";
 import { ranking } from "./ranking.js";
 import { rating } from "./rating.js";
 import { rewrite } from "./rewrite.js";
-import { promptBlock, responseCard } from "./texts.js";
+import { TOO_LONG_FOR_MARKDOWN, promptBlock, responseCard } from "./texts.js";
 import { verdictInWords } from "./words.js";
 
 const MODES = { pairwise, ranking, rating, rewrite };
@@ -24,17 +25,21 @@ const QUESTIONS = {
 const BOUNCE_MILLISECONDS = 250;
 /** Kept while the page lives: how she likes to read. */
 const view = { markdown: false, different: false, unfolded: false };
+/** Of these two ways only one at a time. */
+const OTHER = { markdown: "different", different: "markdown" };
 
 /**
  * Shows a task in `place`.
  *
  * @param hooks `deliver(judgement)`: sends it, resolves when it is acknowledged; `undo()`; `drafts`; `highest` rating;
- *   `notice`: a sentence above the item; `last`: what was said of the one before; `away`: { label, run } to leave it.
+ *   `notice`: a sentence above the item; `last`: what was said of the one before; `kept`: the same, where it is news;
+ *   `offers`: [{ label, run }] beside the notice.
  * @returns a function that takes the item off the page.
  */
 export function showItem(place, task, hooks) {
   const draft = hooks.drafts.read(task.number);
   const notes = { comment: draft?.comment ?? task.comment ?? "", flag: draft?.flag ?? task.flag ?? "" };
+  let reason = draft?.reason ?? ""; // to skip, typed and not given
   const clock = startClock(draft?.seconds);
   const shownAt = performance.now();
   let selected = 0;
@@ -47,7 +52,7 @@ export function showItem(place, task, hooks) {
   const cards = task.responses.map((_, position) => responseCard(task, position, complain));
 
   const keep = () => {
-    if (!finished) hooks.drafts.write(task.number, { ...mode.draft(), ...notes, seconds: clock.seconds() });
+    if (!finished) hooks.drafts.write(task.number, { ...mode.draft(), ...notes, reason, seconds: clock.seconds() });
   };
   const changed = () => {
     confirming = null;
@@ -95,9 +100,10 @@ export function showItem(place, task, hooks) {
   const selectable = mode.selectionChanged !== undefined && cards.length > 1;
 
   function render() {
-    prompt.render(view);
+    const isShort = prompt.render(view);
     const marks = view.different && cards.length > 1 ? differenceMarks() : [];
-    cards.forEach((card, position) => card.render(view, marks[position]));
+    const asAsked = cards.map((card, position) => card.render(view, marks[position]));
+    if (view.markdown && !(isShort && asAsked.every(Boolean))) complain(TOO_LONG_FOR_MARKDOWN);
   }
 
   /** Of two, each against the other; of more, the others against the selected one. */
@@ -114,17 +120,27 @@ export function showItem(place, task, hooks) {
     return marks;
   }
 
+  /** Enter submits: it must not press once more what was clicked last. By keys the focus stays where it is. */
+  function giveEnterBack(event) {
+    const pressed = event.target.closest("button");
+    if (event.detail === 0 || !pressed || pressed.matches(".choice, .grip")) return;
+    (pressed.closest("li")?.querySelector(".grip") ?? title).focus({ preventScroll: true });
+  }
+
   const toggles = element("div", { class: "toggles", role: "group", "aria-label": "How the texts are shown" });
+  const controls = {};
   const toggle = (name, label, key) => {
     const flip = () => {
       view[name] = !view[name];
-      control.setAttribute("aria-pressed", String(view[name]));
+      // marks of what differs are those of the text as it is
+      if (view[name] && name in OTHER) view[OTHER[name]] = false;
+      for (const [each, control] of Object.entries(controls)) control.setAttribute("aria-pressed", String(view[each]));
       complain("");
       if (name === "unfolded") [prompt, ...cards].forEach((text) => text.unfold(view.unfolded));
       else render();
     };
-    const control = button(label, key, flip, { class: "quiet", "aria-pressed": String(view[name]) });
-    toggles.append(control);
+    controls[name] = button(label, key, flip, { class: "quiet", "aria-pressed": String(view[name]) });
+    toggles.append(controls[name]);
     return { key, label: label.toLowerCase(), run: flip };
   };
   const viewKeys = [toggle("markdown", "Markdown", "m")];
@@ -145,7 +161,11 @@ export function showItem(place, task, hooks) {
   };
   const flag = () => askFlag(notes.flag, note("flag"));
   const comment = () => askComment(notes.comment, note("comment"));
-  const skip = () => askSkip((reason) => submit({ skip: reason }));
+  const putAside = (text) => {
+    reason = text;
+    keep();
+  };
+  const skip = () => askSkip(reason, (text) => submit({ skip: text }), putAside);
   const aside = [
     { key: "s", name: "Skip", label: "skip, with a reason", run: skip },
     { key: "f", name: "Flag", label: "flag the item", run: flag },
@@ -164,7 +184,12 @@ export function showItem(place, task, hooks) {
       { class: `item ${task.mode}`, "data-count": cards.length, "data-task": task.number },
       element("header", { class: "item-head" }, title, last, toggles),
       shown &&
-        element("p", { class: "notice" }, shown, " ", hooks.away && button(hooks.away.label, null, hooks.away.run)),
+        element(
+          "p",
+          { class: "notice" },
+          shown,
+          (hooks.offers ?? []).map(({ label, run }) => button(label, null, run)),
+        ),
       prompt.node,
       element(
         "div",
@@ -198,15 +223,20 @@ export function showItem(place, task, hooks) {
   select(0);
   const keys = [...mode.keys, ...viewKeys, ...aside];
   let free = bind(keys);
+  place.addEventListener("click", giveEnterBack, { capture: true });
   window.addEventListener("pagehide", keep);
+  const hasWritten = () => notes.comment !== (task.comment ?? "") || Boolean(task.mode === "rewrite" && mode.draft());
+  const unguard = guard(() => !finished && hasWritten());
   window.scrollTo(0, 0);
   title.focus({ preventScroll: true });
-  announce([QUESTIONS[task.mode], shown].join(" "));
+  announce([hooks.kept && `Kept: ${hooks.kept} Next:`, QUESTIONS[task.mode], shown].filter(Boolean).join(" "));
 
   return () => {
     keep();
     free();
     clock.stop();
+    unguard();
+    place.removeEventListener("click", giveEnterBack, { capture: true });
     window.removeEventListener("pagehide", keep);
   };
 }

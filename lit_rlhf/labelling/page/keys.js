@@ -13,10 +13,15 @@ export function bind(bindings) {
   };
 }
 
-/** `1`, `u`, `Alt+ArrowUp`, `Control+Enter`: digits by the key itself, so that a French keyboard types them without Shift. */
+/**
+ * `1`, `u`, `Alt+ArrowUp`, `Control+Enter`: digits by the key itself, so that a French keyboard types them without Shift,
+ * and letters too where the layout has none of ours.
+ */
 function nameOf(event) {
   const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code)?.[1];
-  const plain = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const letter = /^Key([A-Z])$/.exec(event.code)?.[1];
+  const typed = event.key.length === 1 && event.key > "~" ? (letter ?? event.key) : event.key;
+  const plain = typed.length === 1 ? typed.toLowerCase() : typed;
   const held = [event.ctrlKey || event.metaKey ? "Control+" : "", event.altKey ? "Alt+" : ""].join("");
   return held + (digit && !event.shiftKey ? digit : plain);
 }
@@ -25,9 +30,11 @@ function isTyping(target) {
   return target.closest?.("input, textarea, select, [contenteditable]") !== null;
 }
 
-/** Enter and Space belong to what has the focus. */
+/** Enter and Space belong to what has the focus; but what is dragged is selected by Space alone. */
 function isPressing(event) {
-  return ["Enter", " "].includes(event.key) && event.target.closest?.("button, a, summary") && !event.ctrlKey;
+  const pressed = event.target.closest?.("button, a, summary");
+  if (!pressed || event.ctrlKey) return false;
+  return event.key === " " || (event.key === "Enter" && !pressed.matches(".grip"));
 }
 
 document.addEventListener("keydown", (event) => {

@@ -40,9 +40,9 @@ function ask() {
     send.textContent = "The model answers …";
     try {
       const { task } = await post("/api/live", { prompt: prompt.value, k: count }, ANSWER_SECONDS);
-      desk.show(task, { away: { label: "Another prompt", run: ask } });
+      desk.show(task, { offers: [{ label: "Another prompt", run: ask }] });
     } catch (problem) {
-      if (problem.status === 401) await shell.lost(problem);
+      if (problem.isFinal) await desk.lost(problem);
       line.textContent = problem.message;
       send.textContent = "Ask the model";
       send.disabled = false;

@@ -33,14 +33,14 @@ async function load() {
   try {
     answer = await shell.reach(() => get(shown === null ? "/api/task" : `/api/task/${shown}`));
   } catch (problem) {
-    if (shown === null || problem.status === 401) return shell.lost(problem);
+    if (shown === null || problem.isFinal) return desk.lost(problem);
     return goOn();
   }
   if (mine !== turn) return;
   if (answer.progress) shell.progress(answer.progress);
   if (answer.task === null) showState(answer.why, mine);
-  else if (shown === null) desk.show(answer.task);
-  else desk.show(answer.task, { notice: "From your history.", away: { label: "Back to the next item", run: goOn } });
+  else if (shown === null) desk.show(answer.task, answer.progress.mine === 0 ? shell.welcome() : {});
+  else desk.show(answer.task, { notice: "From your history.", offers: [{ label: "Back to the next item", run: goOn }] });
   if (answer.progress?.mine === 0) shell.openGuidelines();
 }
 

@@ -16,8 +16,11 @@ const FLAGS = [
   "The responses belong to another prompt",
 ];
 
-/** Asks for a text; `reasons` are taken with one key or click, with `done(text)` either way. */
-function ask({ title, hint, label, reasons, value, required, accept, done }) {
+/**
+ * Asks for a text; `reasons` are taken with one key or click, with `done(text)` either way. Closed in another way,
+ * `left(text)` has what was typed.
+ */
+function ask({ title, hint, label, reasons, value, required, accept, done, left }) {
   const area = element("textarea", { id: "note", rows: 3, maxlength: 4000, required, dir: "auto" });
   area.value = value;
   const form = element(
@@ -27,7 +30,9 @@ function ask({ title, hint, label, reasons, value, required, accept, done }) {
     area,
     element("div", { class: "row" }, element("button", { class: "choice main" }, accept)),
   );
+  let finished = false;
   const finish = (text) => {
+    finished = true;
     dialog.close();
     dialog.remove(); // at once, lest keys still go into its text field
     done(text.trim());
@@ -62,27 +67,33 @@ function ask({ title, hint, label, reasons, value, required, accept, done }) {
       finish(reason);
     }
   });
-  if (reasons.length) list.querySelector("button").focus();
+  dialog.addEventListener("close", () => {
+    if (!finished && area.value.trim() !== value.trim()) left(area.value.trim());
+  });
+  if (reasons.length && !value) list.querySelector("button").focus();
   else area.focus();
 }
 
-export function askSkip(done) {
+/** Nothing is skipped by closing the dialog: what was typed goes to `left`, to be there when it is opened again. */
+export function askSkip(value, done, left) {
   const hint = "The item is put aside with your reason, and nothing is said of the responses.";
   ask({
     title: "Skip this item",
     hint,
     label: "Another reason",
     reasons: SKIPS,
-    value: "",
+    value,
     required: true,
     accept: "Skip",
     done,
+    left,
   });
 }
 
 export function askFlag(value, done) {
   const hint = "A flag goes along with your judgement, for those who look after the items. An empty one takes it away.";
-  ask({ title: "Flag this item", hint, label: "What is wrong", reasons: FLAGS, value, accept: "Keep the flag", done });
+  const [label, accept] = ["What is wrong", "Keep the flag"];
+  ask({ title: "Flag this item", hint, label, reasons: FLAGS, value, accept, done, left: done });
 }
 
 export function askComment(value, done) {
@@ -93,5 +104,6 @@ export function askComment(value, done) {
     value,
     accept: "Keep the comment",
     done,
+    left: done,
   });
 }

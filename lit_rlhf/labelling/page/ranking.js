@@ -114,6 +114,9 @@ export function ranking(task, { cards, draft, submit, changed, select, selected,
     forceFallback: true, // the browser's own drag cannot be styled, and does not work by touch
     fallbackTolerance: 4,
     handle: ".grip",
+    delay: 180, // of a finger, so that a swipe scrolls
+    delayOnTouchOnly: true,
+    touchStartThreshold: 5,
     animation: still ? 0 : 120,
     onEnd({ item, newIndex, oldIndex }) {
       const position = Number(item.dataset.position);
@@ -151,7 +154,7 @@ export function ranking(task, { cards, draft, submit, changed, select, selected,
       { key: "Alt+ArrowDown", label: "a worse place for it", run: () => step(selected(), 1) },
       { key: "=", label: "tie it with the one above, or part them", run: () => tie(selected()) },
       { key: "0", label: "all bad", run: allBad },
-      { key: "Enter", label: "submit the order", run: finish },
+      { key: ["Enter", "Control+Enter"], label: "submit the order", run: finish },
     ],
     draft: () => (touched ? { ranking: order.groups() } : null),
     selectionChanged: draw,

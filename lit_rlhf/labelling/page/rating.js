@@ -55,7 +55,7 @@ export function rating(task, { cards, draft, submit, changed, select, selected, 
   const several = [
     { key: "j", label: "select the next response", run: () => step(1), repeats: true },
     { key: "k", label: "select the one before", run: () => step(-1), repeats: true },
-    { key: "Enter", label: "submit the ratings", run: finish },
+    { key: ["Enter", "Control+Enter"], label: "submit the ratings", run: finish },
   ];
   return {
     bar: [

@@ -8,8 +8,10 @@ import { letter } from "./words.js";
 export function rewrite(task, { cards, draft, submit, changed, select, complain, confirmed }) {
   const start = [draft, task.verdict].find((said) => said?.rewrite !== undefined);
   let of = start?.rewrite_of ?? 0;
+  let original = null; // the whole response that she starts from, as the text field spells it; null until it is read
+  let turn = 0;
   const area = element("textarea", { id: "rewrite", rows: 6, dir: "auto", spellcheck: "true" });
-  area.value = start?.rewrite ?? cards[of].text();
+  area.value = start?.rewrite ?? "";
   const changes = element("div", {
     class: "text changes",
     dir: "auto",
@@ -18,25 +20,52 @@ export function rewrite(task, { cards, draft, submit, changed, select, complain,
   });
   const heading = element("label", { for: "rewrite", class: "heading" });
 
-  const isUntouched = () => area.value === cards[of].text();
+  const isUntouched = () => area.value === original;
+
+  /**
+   * Puts a response into the field, or `written` over it. One that was cut is read whole first: her version takes the
+   * place of the whole response, so nothing may be missing from it unseen.
+   */
+  async function begin(position, written = null) {
+    const mine = ++turn;
+    const fill = (text) => {
+      of = position;
+      area.value = text;
+      original = area.value;
+      area.value = written ?? text;
+      area.disabled = false;
+      draw();
+    };
+    if (!cards[position].isCut) return fill(cards[position].text());
+    area.disabled = true;
+    complain(`All of ${letter(position)} is read first …`);
+    try {
+      const text = await cards[position].whole();
+      if (mine === turn) fill(text);
+    } catch (problem) {
+      area.disabled = original === null;
+      complain(`${problem.message} Without all of ${letter(position)} it cannot be rewritten.`);
+    }
+  }
 
   async function from(position) {
-    if (!isUntouched() && !window.confirm(`Start again from ${letter(position)}? What you wrote is replaced.`)) return;
-    of = position;
-    area.value = cards[of].text();
-    select(of);
-    changed();
+    const asked = `Start again from ${letter(position)}? What you wrote is replaced.`;
+    if (original !== null && !isUntouched() && !window.confirm(asked)) return;
+    select(position);
+    await begin(position);
+    if (of === position) changed();
     area.focus();
   }
 
   function draw() {
     heading.textContent = `Your version, from ${letter(of)}`;
-    const pieces = isUntouched() ? null : differences(cards[of].text(), area.value);
+    const pieces = original === null || isUntouched() ? null : differences(original, area.value);
     changes.hidden = pieces === null;
     if (pieces) changes.replaceChildren(...together(pieces));
   }
 
   function finish() {
+    if (original === null) return complain(`All of ${letter(of)} has to be read first.`);
     if (!area.value.trim()) return complain("Your version is empty. Skip the item where there is nothing to say.");
     if (isUntouched() && !confirmed("You changed nothing. Once more, if the response is right as it is.")) return;
     submit({ rewrite: area.value, rewrite_of: of });
@@ -51,6 +80,8 @@ export function rewrite(task, { cards, draft, submit, changed, select, complain,
   const starts = task.responses.map((_, position) =>
     button(`Start from ${letter(position)}`, null, () => from(position), { class: "quiet" }),
   );
+  begin(of, start?.rewrite);
+  const typed = () => (original === null ? start : isUntouched() ? null : { rewrite: area.value, rewrite_of: of });
   return {
     below: element(
       "section",
@@ -73,7 +104,7 @@ export function rewrite(task, { cards, draft, submit, changed, select, complain,
         where: (target) => target === area,
       },
     ],
-    draft: () => (isUntouched() ? null : { rewrite: area.value, rewrite_of: of }),
+    draft: () => typed() ?? null,
     selectionChanged: draw,
   };
 }

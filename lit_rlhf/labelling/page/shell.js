@@ -1,8 +1,8 @@
 // What stands around the work: the head of the page, who is signed in, the drawer, and whether the server answers.
 
-import { Refused, get, session as askSession, signIn, tryNow, untilReachable } from "./api.js";
+import { Refused, get, session as askSession, signIn, sitAs, tryNow, untilReachable } from "./api.js";
 import { button, element, openDialog } from "./dom.js";
-import { unsent } from "./drafts.js";
+import { goWithin, isFirst, unsent } from "./drafts.js";
 import { bind, openHelp } from "./keys.js";
 import { writeSanitized } from "./texts.js";
 import { progressInWords, verdictInWords } from "./words.js";
@@ -15,7 +15,7 @@ const WIDE = window.matchMedia("(min-width: 75rem)");
  *
  * @param page "judge", "live" or "agreement"
  * @param openTask what a click in the history does; without it there is no history
- * @returns { place, session, progress(progress), reach(action), lost(problem) }
+ * @returns { place, session, progress(progress), reach(action), lost(problem), welcome(), openGuidelines() }
  */
 export async function openShell(page, openTask = null) {
   if (location.search) history.replaceState(history.state, "", location.pathname + location.hash);
@@ -28,6 +28,7 @@ export async function openShell(page, openTask = null) {
   };
   shell.session = await shell.reach(askSession).catch(lost);
   if (shell.session.annotator === null) shell.session = await askName(shell.place, shell.session);
+  sitAs(shell.session.annotator);
   drawHead(shell, page, openTask);
   return shell;
 }
@@ -37,7 +38,7 @@ function say(sentence) {
   const banner = at("banner");
   if (sentence === null) return banner.replaceChildren();
   if (banner.firstChild) return;
-  const kept = unsent.read()
+  const kept = unsent.owners().length
     ? "Your judgement is kept in this tab and sent again by itself."
     : "This page tries again by itself.";
   banner.append(element("p", {}, `${sentence} ${kept} `), button("Try now", null, tryNow));
@@ -46,20 +47,30 @@ function say(sentence) {
 /** The end of the road for this tab: nothing here works without a valid address. Never returns. */
 function lost(problem) {
   if (!(problem instanceof Refused)) throw problem;
-  const known = { 401: "This address is no longer valid", 403: "You cannot see this page" };
+  const words = "Open the address that you were given once more, in this tab: what is not sent yet is kept here.";
+  const [title, sentence] = {
+    401: ["You are signed out", words],
+    403: ["You cannot see this page", problem.message],
+    412: ["Somebody else is signed in", `${problem.message} What is not sent yet is kept in this tab.`],
+  }[problem.status] ?? ["This does not work", problem.message];
+  const heading = element("h1", { tabindex: -1 }, title);
   at("work").removeAttribute("inert");
-  const words =
-    "Ask who runs the server for the address that it printed, and open it in this tab: what is not sent yet is kept here.";
   at("work").replaceChildren(
     element(
       "div",
       { class: "state" },
-      element("h1", {}, known[problem.status] ?? "This does not work"),
-      element("p", {}, problem.message),
-      [401, 403].includes(problem.status) && element("p", { class: "soft" }, words),
+      heading,
+      element("p", {}, sentence),
+      problem.status === 412 && element("div", { class: "row" }, button("Load the page again", null, loadAgain)),
     ),
   );
+  heading.focus();
   return new Promise(() => {});
+}
+
+function loadAgain() {
+  goWithin();
+  location.replace(location.pathname);
 }
 
 function nameForm(value, done) {
@@ -86,7 +97,7 @@ async function askName(place, session) {
         { class: "state" },
         element("h1", {}, "Who is judging?"),
         element("p", { class: "soft" }, words),
-        nameForm(unsent.read()?.annotator ?? "", resolve),
+        nameForm(unsent.owners()[0] ?? "", resolve),
         element("p", { class: "soft" }, `The judgements go to ${session.store}.`),
       ),
     );
@@ -96,7 +107,8 @@ async function askName(place, session) {
 
 function drawHead(shell, page, openTask) {
   const { session } = shell;
-  const link = (name, href, label) => element("a", { href, "aria-current": name === page && "page" }, label);
+  const link = (name, href, label) =>
+    element("a", { href, "aria-current": name === page && "page", onclick: goWithin }, label);
   const name = session.named
     ? element("span", { class: "who" }, session.annotator)
     : element(
@@ -108,7 +120,7 @@ function drawHead(shell, page, openTask) {
     openDialog(
       "Change your name",
       element("p", { class: "soft" }, "Judgements so far stay with the name that they were made under."),
-      ...nameForm(session.annotator, () => location.replace(location.pathname)),
+      ...nameForm(session.annotator, loadAgain),
     );
   }
   const guidelines = () => toggleDrawer("Guidelines", (node) => writeSanitized(node, session.guidelines));
@@ -136,15 +148,23 @@ function drawHead(shell, page, openTask) {
   );
   const close = { key: "Escape", run: closeDrawer, where: () => !at("drawer").hidden };
   bind([...keys, close]);
-  shell.openGuidelines = () => session.guidelines && WIDE.matches && at("drawer").hidden && guidelines();
+  /** For who has not judged yet: the guidelines where there is room, once; else a word that there are some. */
+  shell.openGuidelines = () => {
+    const isNew = session.guidelines && WIDE.matches && at("drawer").hidden;
+    if (isNew && isFirst(`guidelines:${session.annotator}`)) guidelines();
+  };
+  shell.welcome = () =>
+    session.guidelines && !WIDE.matches
+      ? { notice: "Read the guidelines first.", offers: [{ label: "Read them", run: guidelines }] }
+      : {};
 }
 
 function drawProgress(progress) {
   const words = progressInWords(progress);
   const bar = element("progress", {
-    max: Math.max(progress.wanted, 1),
-    value: progress.given,
-    "aria-label": "Judged so far",
+    max: Math.max(progress.mine + progress.left, 1),
+    value: progress.mine,
+    "aria-label": "Judged by you",
   });
   at("progress")?.replaceChildren(bar, element("span", {}, words));
 }
@@ -186,11 +206,11 @@ async function drawHistory(node, openTask) {
         element(
           "button",
           { type: "button", onclick: () => (WIDE.matches || closeDrawer(), openTask(one.task)) },
-          element("span", { class: "said" }, verdictInWords(one.verdict, one.mode)),
+          element("bdi", { class: "said" }, verdictInWords(one.verdict, one.mode)),
           element("time", { datetime: one.at, class: "soft" }, timeOf(one.at)),
           element("bdi", { class: "asked" }, one.prompt),
-          one.flag && element("span", { class: "soft" }, `Flag: ${one.flag}`),
-          one.comment && element("span", { class: "soft" }, `Comment: ${one.comment}`),
+          one.flag && element("span", { class: "soft" }, "Flag: ", element("bdi", {}, one.flag)),
+          one.comment && element("span", { class: "soft" }, "Comment: ", element("bdi", {}, one.comment)),
         ),
       ),
     );

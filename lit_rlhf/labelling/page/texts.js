@@ -1,12 +1,13 @@
 // A prompt and its responses on the page. They are hostile: text is set as text, in a box of its own direction, and the
 // only markup is what the server's sanitizer let through.
 
-import { get } from "./api.js";
+import { get, untilReachable } from "./api.js";
 import { element } from "./dom.js";
 import { letter } from "./words.js";
 
 const CONTROL = /(⟦U\+[0-9A-F]{4,6}⟧)/;
 const MOST_MARKED_CONTROLS = 2_000;
+export const TOO_LONG_FOR_MARKDOWN = "A text is too long for Markdown, and shown as it is.";
 
 /** Fills `node` with text; the server's marks of invisible and direction characters are set off from it. */
 function writeText(node, text) {
@@ -30,14 +31,22 @@ function writeMarked(node, pieces) {
   node.replaceChildren(...pieces.map(({ text, only }) => (only ? element("mark", {}, text) : text)));
 }
 
-/** A text that is folded where it is long. `unfold` overrides what she chose for this one. */
-function foldable(name, content) {
+/**
+ * A text that is folded where it is long. `unfold` overrides what she chose for this one.
+ *
+ * @param first what is to be seen while it is folded: gives the node at whose beginning it opens
+ */
+function foldable(name, content, first = () => null) {
   const more = element("button", { type: "button", class: "more", hidden: true });
   let folded = true;
   const update = () => {
     content.classList.toggle("folded", folded);
     more.hidden = folded && content.scrollHeight <= content.clientHeight + 8;
-    content.classList.toggle("overflows", folded && !more.hidden);
+    const hides = folded && !more.hidden;
+    const from = hides ? first() : null;
+    content.scrollTop = from === null ? 0 : from.offsetTop - content.offsetTop;
+    content.classList.toggle("hides-above", hides && content.scrollTop > 8);
+    content.classList.toggle("hides-below", hides && content.scrollTop + content.clientHeight + 8 < content.scrollHeight);
     more.textContent = folded ? `Show all of ${name}` : `Show less of ${name}`;
     more.setAttribute("aria-expanded", String(!folded));
   };
@@ -52,7 +61,7 @@ function foldable(name, content) {
 
 /** A text of a task, with a button for the rest of one that was cut. */
 function readable(content, address, name, body, { opened, say }) {
-  let { text } = content;
+  let { text, cut } = content;
   let shown = { markdown: false };
   const words = `Read all ${content.length.toLocaleString("en")} characters of ${name}`;
   const rest = element("button", { type: "button", class: "more", onclick: readRest, hidden: !content.cut }, words);
@@ -60,9 +69,10 @@ function readable(content, address, name, body, { opened, say }) {
   async function readRest() {
     rest.disabled = true;
     try {
-      text = (await get(address)).text;
+      ({ text } = await get(address));
+      cut = false;
       rest.hidden = true;
-      render(shown);
+      if (!render(shown)) say(TOO_LONG_FOR_MARKDOWN);
       opened();
     } catch (problem) {
       rest.disabled = false;
@@ -70,7 +80,10 @@ function readable(content, address, name, body, { opened, say }) {
     }
   }
 
-  /** @param pieces what `marksOf` gives, to be shown instead */
+  /** All of it, however long the server is away. */
+  const whole = async () => (cut ? (await untilReachable(() => get(address), say)).text : text);
+
+  /** True where it is shown as the view asks. @param pieces what `marksOf` gives, to be shown instead */
   function render(view, pieces = null) {
     shown = view;
     const html = view.markdown && text === content.text && !pieces ? content.html : null;
@@ -78,17 +91,23 @@ function readable(content, address, name, body, { opened, say }) {
     if (pieces) writeMarked(body, pieces);
     else if (html) writeSanitized(body, html);
     else writeText(body, text);
+    return !view.markdown || html !== null;
   }
 
-  return { rest, render, text: () => text };
+  return { rest, render, whole, isCut: content.cut, text: () => text };
 }
 
 const textBox = () => element("div", { class: "text", dir: "auto" });
 
-/** The prompt: `{ node, render(view), unfold(open) }`. `say` is told what went wrong. */
+/**
+ * The prompt: `{ node, render(view), unfold(open) }`. `say` is told what went wrong. Of a long conversation the last
+ * turn of a user is seen, which is what the responses answer.
+ */
 export function promptBlock(task, say) {
   const content = element("div", { class: "messages" });
-  const { more, unfold } = foldable("the prompt", content);
+  const asked = Math.max(0, task.prompt.findLastIndex(({ role }) => role === "user"));
+  const name = task.prompt.length > 1 ? `the ${task.prompt.length} turns` : "the prompt";
+  const { more, unfold } = foldable(name, content, () => (asked ? content.children[asked] : null));
   const messages = task.prompt.map((message, i) => {
     const body = textBox();
     const name = task.prompt.length > 1 ? `turn ${i + 1}` : "the prompt";
@@ -101,11 +120,11 @@ export function promptBlock(task, say) {
   return {
     node: element("section", { class: "prompt", "aria-label": "Prompt" }, content, more),
     unfold,
-    render: (view) => messages.forEach((message) => message.render(view)),
+    render: (view) => messages.map((message) => message.render(view)).every(Boolean),
   };
 }
 
-/** A response: `{ node, text(), render(view, pieces), unfold(open), badge(text) }`. */
+/** A response: `{ node, text(), whole(), isCut, render(view, pieces), unfold(open), badge(text) }`. */
 export function responseCard(task, position, say) {
   const name = letter(position);
   const body = textBox();
@@ -124,6 +143,8 @@ export function responseCard(task, position, say) {
       element("footer", {}, more, words.rest),
     ),
     text: words.text,
+    whole: words.whole,
+    isCut: words.isCut,
     render: words.render,
     unfold,
     badge(label) {

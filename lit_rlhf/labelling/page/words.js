@@ -37,11 +37,10 @@ export function durationInWords(seconds) {
     : `about ${whole.format(Math.round(minutes / 60))} h`;
 }
 
-export function progressInWords(progress) {
-  const parts = [`${whole.format(progress.given)} of ${whole.format(progress.wanted)}`];
-  parts.push(
-    progress.quota === null ? `${whole.format(progress.mine)} by you` : `${progress.mine} of your ${progress.quota}`,
-  );
-  if (progress.seconds_left > 0) parts.push(`${durationInWords(progress.seconds_left)} left`);
+export function progressInWords({ mine, quota, left, seconds_left, percent }) {
+  const parts = [quota === null ? `${whole.format(mine)} by you` : `${mine} of your ${quota}`];
+  if (quota === null && left > 0) parts.push(`about ${whole.format(left)} more`);
+  if (seconds_left > 0) parts.push(`${durationInWords(seconds_left)} left`);
+  if (percent > 0) parts.push(`${percent} % of all`);
   return parts.join(" · ");
 }

@@ -11,14 +11,11 @@ import hmac
 import json
 import secrets
 import time
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 LIFE_SECONDS = 7 * 24 * 3600
 """Of a cookie; opening the page gives a new one."""
-LONGEST_NAME = 40
-"""Characters of an annotator's name."""
 
 
 @dataclass(frozen=True)
@@ -122,20 +119,6 @@ class Access:
 def fingerprint(token: str) -> str:
     """Stands for a token where the token itself must not be."""
     return hashlib.sha256(b"fingerprint" + token.encode(errors="replace")).hexdigest()[:32]
-
-
-def checked_name(name: object) -> str:
-    """An annotator's name, trimmed.
-
-    Raises:
-        ValueError: it is empty, too long, or has characters that nobody can see.
-    """
-    if not isinstance(name, str):
-        raise ValueError(f"a name: expected text, found {type(name).__name__}")
-    name = unicodedata.normalize("NFC", name.strip())
-    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
-        raise ValueError(f"a name: expected 1 to {LONGEST_NAME} printable characters, found {name[:80]!a}")
-    return name
 
 
 def _base64(content: bytes) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_rlhf.labelling.items import Judgement, Progress, Prompt, Task
+from lit_rlhf.labelling.items import Judgement, Progress, Prompt, Settings, Task
 from lit_rlhf.labelling.server.access import Session
 from lit_rlhf.labelling.server.text import SHOWN_CHARACTERS, guidelines_html, markdown_html, marked
-from lit_rlhf.labelling.verdicts import HIGHEST_RATING
+from lit_rlhf.labelling.texts import message_text
+from lit_rlhf.labelling.verdicts import HIGHEST_RATING, Verdict
 
 PREVIEW_CHARACTERS = 120
 """Of a prompt in a history."""
+FEWEST, STEPS = 10, 20
+"""The progress of all moves on by so many judgements at the least, and in so many steps at the most: nobody is to tell
+a test or a repetition from an item by what stood still when she judged it."""
 
 
 def session_answer(session: Session, csrf: str, guidelines: str, live: bool, store: Path) -> dict[str, Any]:
@@ -48,14 +51,13 @@ def task_answer(task: Task, said: Judgement | None, taken_back: Judgement | None
         taken_back: what is filled in where there is none.
     """
     shown = said or taken_back
-    verdict = None if shown is None else shown.verdict
     return {
         "number": task.number,
         "mode": task.item.mode,
         "practice": task.kind == "practice",
         "prompt": [{"role": role, **text_answer(text)} for role, text in prompt_parts(task.item.prompt)],
         "responses": [text_answer(task.item.responses[index]) for index in task.shown],
-        "verdict": None if verdict is None else task.by_position(verdict).to_json(),
+        "verdict": None if shown is None else _verdict_answer(task, shown.verdict),
         "judgement": None if said is None else said.number,
         "comment": "" if shown is None else shown.comment,
         "flag": "" if shown is None else shown.flag,
@@ -76,27 +78,9 @@ def prompt_parts(prompt: Prompt) -> list[tuple[str | None, str]]:
     return [(marked(str(message.get("role", "")))[:40] or None, message_text(message)) for message in prompt]
 
 
-def message_text(message: Mapping[str, Any]) -> str:
-    """What a message says: its text, its parts of text, and whatever else it holds as JSON."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [content]
-    texts = []
-    for part in parts:
-        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif isinstance(part, str):
-            texts.append(part)
-        elif part is not None:
-            texts.append(json.dumps(part, ensure_ascii=False, indent=1))
-    for name in ("tool_calls", "function_call"):
-        if message.get(name):
-            texts.append(json.dumps(message[name], ensure_ascii=False, indent=1))
-    return "\n".join(texts)
-
-
 def history_answer(judgement: Judgement) -> dict[str, Any]:
     """A line of an annotator's history."""
-    task, verdict = judgement.task, judgement.verdict
+    task = judgement.task
     parts = [text for role, text in prompt_parts(task.item.prompt) if role in (None, "user")]
     return {
         "task": task.number,
@@ -104,27 +88,38 @@ def history_answer(judgement: Judgement) -> dict[str, Any]:
         "at": judgement.at,
         "mode": task.item.mode,
         "prompt": marked((parts or [""])[-1][:PREVIEW_CHARACTERS]),
-        "verdict": None if verdict is None else task.by_position(verdict).to_json(),
-        "comment": judgement.comment,
-        "flag": judgement.flag,
+        "verdict": _verdict_answer(task, judgement.verdict),
+        "comment": marked(judgement.comment),
+        "flag": marked(judgement.flag),
     }
 
 
-def progress_answer(progress: Progress, mine: int, quota: int | None) -> dict[str, Any]:
-    """How far everybody is, and she; with the seconds that are left at this pace for those who work on it."""
-    people = [
-        name for name, given in progress.by_annotator.items() if given and name not in progress.machines
-    ]
-    left = None
-    if progress.seconds_each is not None:
-        left = round(max(0, progress.wanted - progress.given) * progress.seconds_each / max(1, len(people)))
+def progress_answer(
+    progress: Progress, settings: Settings, annotator: str, mine: int, sees_all: bool
+) -> dict[str, Any]:
+    """How far she is, and about how much is left for her, tests and repetitions counted like all others.
+
+    Args:
+        progress: of all.
+        settings: of the file.
+        annotator: who asks.
+        mine: her judgements, practice left out.
+        sees_all: whether she is told how far all are together.
+    """
+    wanted, step = progress.wanted, max(FEWEST, progress.wanted // STEPS)
+    given = wanted if progress.given >= wanted else progress.given // step * step
+    people = {name for name, said in progress.by_annotator.items() if said} - set(progress.machines)
+    share = math.ceil((wanted - given) / len(people | {annotator}))
+    all_of_hers = round(progress.items * (1 + settings.repeats + settings.gold_share))
+    left = min(share, max(1, all_of_hers - mine))
+    if settings.quota is not None:
+        left = min(left, max(0, settings.quota - mine))
     return {
-        "given": progress.given,
-        "wanted": progress.wanted,
         "mine": mine,
-        "quota": quota,
-        "seconds_left": left,
-        "annotators": len(people),
+        "quota": settings.quota,
+        "left": left,
+        "seconds_left": None if progress.seconds_each is None else round(left * progress.seconds_each),
+        "percent": 100 * given // wanted if sees_all and wanted else None,
     }
 
 
@@ -140,10 +135,20 @@ def feedback_answer(judgement: Judgement) -> dict[str, Any] | None:
     }
 
 
-def finite(content: Any) -> Any:
-    """The same without numbers that JSON cannot spell: None takes their place."""
+def presentable(content: Any) -> Any:
+    """The same, fit to be shown: None for numbers that JSON cannot spell, and marks in the texts of others."""
     if isinstance(content, Mapping):
-        return {name: finite(value) for name, value in content.items()}
+        return {name: presentable(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
+        return [presentable(value) for value in content]
+    if isinstance(content, str):
+        return marked(content)
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _verdict_answer(task: Task, verdict: Verdict | None) -> dict[str, Any] | None:
+    """By position; a reason to skip is only ever read."""
+    if verdict is None:
+        return None
+    said = task.by_position(verdict).to_json()
+    return said | {"skip": marked(verdict.skip)} if verdict.skip is not None else said

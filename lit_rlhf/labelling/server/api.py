@@ -13,10 +13,10 @@ from starlette.routing import BaseRoute, Route
 
 from lit_rlhf.labelling.items import Judgement, Task
 from lit_rlhf.labelling.schema import StoreError
-from lit_rlhf.labelling.server.access import Access, Session, checked_name
+from lit_rlhf.labelling.server.access import Access, Session
+from lit_rlhf.labelling.server.agreement import AgreementPage
 from lit_rlhf.labelling.server.answers import (
     feedback_answer,
-    finite,
     history_answer,
     progress_answer,
     prompt_parts,
@@ -36,13 +36,16 @@ from lit_rlhf.labelling.server.fields import (
 from lit_rlhf.labelling.server.gate import session_of, set_cookie
 from lit_rlhf.labelling.server.limits import read_object
 from lit_rlhf.labelling.server.live import LiveModel
+from lit_rlhf.labelling.server.names import checked_name, take_name
 from lit_rlhf.labelling.server.text import marked
 from lit_rlhf.labelling.store import LabelStore
-from lit_rlhf.labelling.verdicts import MOST_RANKED
+from lit_rlhf.labelling.verdicts import MOST_RANKED, Verdict
 
 T = TypeVar("T")
 CALLS_AT_ONCE = 8
 """Of the store, in threads; more would only be in one another's way."""
+SAID_BEFORE = Verdict(skip="said before")
+"""Not stored: a submission that is known gives what it made the first time."""
 
 
 class Api:
@@ -57,6 +60,7 @@ class Api:
     def __init__(self, store: LabelStore, access: Access, live: LiveModel | None = None) -> None:
         self.store, self.access, self.live = store, access, live
         self._calls = CapacityLimiter(CALLS_AT_ONCE)
+        self._agreement = AgreementPage(store)
 
     def routes(self) -> list[BaseRoute]:
         """Where it is asked."""
@@ -91,18 +95,7 @@ class Api:
             name = checked_name((await read_object(request)).get("annotator"))
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
-        if session.named and name != session.annotator:
-            raise HTTPException(
-                403, f"This address is {session.annotator}'s, and its name cannot be changed."
-            )
-        if not session.named and name in self.access.annotators:
-            raise HTTPException(
-                403, f"{name} has an address of her own; take another name, or open that one."
-            )
-        try:
-            await self._in_thread(self.store.add_annotator, name)
-        except StoreError as error:
-            raise HTTPException(400, str(error)) from None
+        await self._in_thread(take_name, self.store, self.access, session, name)
         session = self.access.renamed(session, name)
         answer = await self._in_thread(self._session, session)
         return JSONResponse(answer, headers={"Set-Cookie": set_cookie(self.access, session)})
@@ -116,13 +109,19 @@ class Api:
     async def next_task(self, request: Request) -> Response:
         """The task that she has open, or the next."""
 
-        def answer(annotator: str) -> dict[str, Any]:
-            task = self.store.next_task(annotator)
-            why = self.store.why_nothing(annotator) if task is None else None
-            shown = None if task is None else task_answer(task, self.store.current(task.number))
-            return {"task": shown, "why": why, "progress": self._progress(annotator)}
+        annotator = annotator_of(request)
 
-        return JSONResponse(await self._in_thread(answer, annotator_of(request)))
+        def answer() -> dict[str, Any]:
+            task = self.store.next_task(annotator)
+            progress = self._progress(request, annotator)
+            if task is None:
+                why = self.store.why_nothing(annotator)
+                nothing = {} if why == "waiting" else {"left": 0, "seconds_left": None}
+                return {"task": None, "why": why, "progress": progress | nothing}
+            shown = task_answer(task, self.store.current(task.number))
+            return {"task": shown, "why": None, "progress": progress}
+
+        return JSONResponse(await self._in_thread(answer))
 
     async def one_task(self, request: Request) -> Response:
         """A task of hers, to be looked at again."""
@@ -165,7 +164,11 @@ class Api:
                 number, verdict, submission=submission, replaces=replaces, seconds=seconds, **remarks
             )
             feedback = feedback_answer(said)
-            made = {"judgement": said.number, "feedback": feedback, "progress": self._progress(annotator)}
+            made = {
+                "judgement": said.number,
+                "feedback": feedback,
+                "progress": self._progress(request, annotator),
+            }
             return made, 200 if again else 201
 
         return JSONResponse(*await self._in_thread(answer))
@@ -177,10 +180,10 @@ class Api:
 
         def answer() -> dict[str, Any]:
             known = self.store.task_of(submission)
-            taken = self._last(annotator) if known is None else self._taken_back(known, annotator)
+            taken = self._last(annotator) if known is None else self._taken_back(known, submission, annotator)
             task = self.store.reopen(taken.task.number, submission)
             shown = task_answer(task, self.store.current(task.number), taken)
-            return {"task": shown, "progress": self._progress(annotator)}
+            return {"task": shown, "progress": self._progress(request, annotator)}
 
         return JSONResponse(await self._in_thread(answer))
 
@@ -191,10 +194,13 @@ class Api:
             raise HTTPException(404, "There is nothing to take back.")
         return last[0]
 
-    def _taken_back(self, task: Task, annotator: str) -> Judgement:
-        """What was last said of a task that is open again."""
+    def _taken_back(self, task: Task, submission: str, annotator: str) -> Judgement:
+        """What an earlier request with the same `submission` took back."""
         number = self._task(task.number, annotator).number
-        return [one for one in self.store.all_judgements() if one.task.number == number and one.verdict][-1]
+        made = self.store.submit(number, SAID_BEFORE, submission=submission)
+        if made.verdict is not None:
+            raise HTTPException(400, "submission: expected a new UUID, found a judgement's")
+        return next(one for one in self.store.of_task(number) if one.number == made.replaces)
 
     async def history(self, request: Request) -> Response:
         """What she said, latest first."""
@@ -205,12 +211,7 @@ class Api:
         """How annotators agree, for who does not have to be blind to it."""
         if not session_of(request.scope).may_see_agreement:
             raise HTTPException(403, "How annotators agree is not shown to one of them.")
-        return JSONResponse(await self._in_thread(self._agreement))
-
-    def _agreement(self) -> Any:
-        from lit_rlhf.labelling.agreement import describe  # brings torch, which nothing else here needs
-
-        return finite(describe(self.store))
+        return Response(await self._agreement.answer(), media_type="application/json")
 
     async def ask_live(self, request: Request) -> Response:
         """Responses of the loaded model to a prompt, as a task."""
@@ -228,8 +229,8 @@ class Api:
         return JSONResponse(await self._in_thread(answer))
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """What `function` returns; the event loop is free meanwhile."""
-        return await to_thread.run_sync(function, *args, limiter=self._calls)
+        """What `function` returns; the event loop is free meanwhile, and does not wait for it to end the server."""
+        return await to_thread.run_sync(function, *args, limiter=self._calls, abandon_on_cancel=True)
 
     def _task(self, number: int, annotator: str) -> Task:
         """A task of hers; somebody else's is as good as none."""
@@ -241,6 +242,7 @@ class Api:
             pass
         raise HTTPException(404, f"There is no task {number} of {annotator}'s.")
 
-    def _progress(self, annotator: str) -> dict[str, Any]:
-        quota = self.store.settings.quota
-        return progress_answer(self.store.progress(), self.store.judged_by(annotator), quota)
+    def _progress(self, request: Request, annotator: str) -> dict[str, Any]:
+        progress, mine = self.store.progress(), self.store.judged_by(annotator)
+        sees_all = session_of(request.scope).may_see_agreement
+        return progress_answer(progress, self.store.settings, annotator, mine, sees_all)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from lit_rlhf.labelling.items import Task
 from lit_rlhf.labelling.server.gate import session_of
+from lit_rlhf.labelling.server.names import LONGEST_NAME
 from lit_rlhf.labelling.server.text import SHOWN_CHARACTERS, unmarked
 from lit_rlhf.labelling.verdicts import LONGEST_REMARK, Verdict, VerdictError, parse_verdict
 
@@ -24,11 +26,19 @@ def annotator_of(request: Request) -> str:
     """The name of who asks.
 
     Raises:
-        HTTPException: 403, she has not said it yet.
+        HTTPException: 412, the page was opened by somebody else, since tabs share the session; 403, nobody has said
+            a name yet.
     """
-    name = session_of(request.scope).annotator
+    name, page_of = session_of(request.scope).annotator, request.headers.get("x-annotator")
+    if page_of is not None and unquote(page_of) != name:
+        now = (
+            "Nobody is signed in in this browser now"
+            if name is None
+            else f"This browser is signed in as {name} now"
+        )
+        raise HTTPException(412, f"{now}, and this tab was opened by {unquote(page_of)[:LONGEST_NAME]}.")
     if name is None:
-        raise HTTPException(403, "Say your name first (POST /api/session).")
+        raise HTTPException(403, "Nobody is signed in here: load the page again, and say your name.")
     return name
 
 

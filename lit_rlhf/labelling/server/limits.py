@@ -33,10 +33,6 @@ class Buckets:
         self.burst, self.per_second, self._clock = burst, per_second, clock
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def seconds_until(self, key: str) -> float:
-        """How long until there is a permission; 0 = now."""
-        return max(0.0, (1 - self._level(key)) / self.per_second)
-
     def take(self, key: str) -> float:
         """Take a permission if there is one, and return 0; else the seconds until there is."""
         level = self._level(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from starlette.concurrency import run_in_threadpool
+from anyio import to_thread
 from starlette.exceptions import HTTPException
 
 from lit_rlhf.labelling.items import Item, Prompt
@@ -42,7 +42,7 @@ class LiveModel:
         self._waiting += 1
         try:
             async with self._turn:
-                drawn = await run_in_threadpool(self.draw, prompt, k)
+                drawn = await to_thread.run_sync(self.draw, prompt, k, abandon_on_cancel=True)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         finally:

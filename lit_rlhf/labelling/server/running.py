@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
+import logging
+import os
 import signal
 import socket
+import sys
+import threading
+from typing import NoReturn
 
 import uvicorn
 from starlette.applications import Starlette
@@ -72,8 +78,13 @@ def hosts_of(host: str, listening: socket.socket) -> Hosts:
     return Hosts(host, (f"[{address}]" if ":" in address else address,))
 
 
-def serve_until_told(app: Starlette, listening: socket.socket) -> None:
-    """Answer requests until SIGINT or SIGTERM; a second SIGINT does not wait for those inside."""
+def serve_until_told(app: Starlette, listening: socket.socket) -> bool:
+    """Answer requests until SIGINT or SIGTERM; those inside have :data:`PATIENCE`, and none after a second SIGINT.
+
+    Returns:
+        Whether threads are still at work on requests that were given up: Python would wait for them, see
+        :func:`end_at_once`.
+    """
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -89,8 +100,28 @@ def serve_until_told(app: Starlette, listening: socket.socket) -> None:
     )
     # uvicorn gives a signal back after it has ended by it, and what is here then must not end it once more
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    others = set(threading.enumerate())
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(_is_no_cancellation)
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
+        log.removeFilter(_is_no_cancellation)
         for number, handler in before.items():
             signal.signal(number, handler)
+    left = set(threading.enumerate()) - others
+    for thread in left:
+        thread.join(0.2)  # one without work ends by itself
+    return any(thread.is_alive() for thread in left)
+
+
+def end_at_once() -> NoReturn:
+    """End the process, whatever its threads do; a store outlives that as it does a kill."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """A request that was given up leaves no trace on the terminal beyond being counted there."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)

@@ -25,6 +25,8 @@ class Seat:
         self.troubles: list[str] = []
         self.expected: tuple[str, ...] = ()
         """What a trouble may hold without being one: a test that stops the server expects refused connections."""
+        self.asked_to_stay = 0
+        """How often the browser asked whether the page is to be left."""
         self.page = self.open_page()
 
     def open_page(self) -> Any:
@@ -38,7 +40,10 @@ class Seat:
         return page
 
     def _close(self, dialog: Any) -> None:
-        self._note(f"dialog: {dialog.message}")
+        if dialog.type == "beforeunload":
+            self.asked_to_stay += 1
+        else:
+            self._note(f"dialog: {dialog.message}")
         dialog.accept()
 
     def _note(self, trouble: str) -> None:

@@ -107,4 +107,4 @@ def test_a_reload_while_the_server_is_away_keeps_the_judgement(serve, sit):
     seat.after(task)
     seat.ready()
     assert len(served.store.all_judgements()) == 1
-    assert seat.page.evaluate("sessionStorage.getItem('unsent')") is None
+    assert seat.page.evaluate("sessionStorage.getItem('unsent:ann')") is None

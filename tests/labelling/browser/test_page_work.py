@@ -131,10 +131,12 @@ def test_an_exercise_is_explained(serve, sit):
         gold=Verdict(((0,), (1,)), "better"),
         explanation="Two and two are four.",
     )
-    served = serve([gold, *pairs(1)], practice=1)
+    served = serve([gold, *pairs(1)], practice=1, guidelines="# Read this")
     seat = sit(served.address)
     task = seat.ready()
     seat.reads("Practice", ".notice")
+    seat.reads("Read this", "#drawer")
+    seat.press("Escape")
     wrong = seat.letters()["5"]
     seat.press("15"[int(wrong)])
     seat.reads("Not what was expected", ".feedback")
@@ -145,6 +147,7 @@ def test_an_exercise_is_explained(serve, sit):
     seat.press("Enter")
     seat.after(task)
     seat.reads("Which of 0?", ".prompt")
+    assert not seat.page.is_visible("#drawer")  # once is enough
     assert len(served.store.judgements()) == 1
 
 
@@ -185,7 +188,7 @@ def test_an_address_that_is_no_longer_valid(serve, sit):
     seat.ready()
     seat.context.clear_cookies()
     seat.press("1")
-    seat.reads("This address is no longer valid")
+    seat.reads("You are signed out")
     # the next valid address in this tab delivers what was said
     seat.enter("/", name=None)
     seat.page.wait_for_selector("#name")
@@ -207,7 +210,7 @@ def test_double_keys_do_not_judge_the_next_item(serve, sit):
 
 
 def test_guidelines_markdown_and_differences(serve, sit):
-    pair = Item("pairwise", "Which?", ("a **red** house", "a **blue** house"))
+    pair = Item("pairwise", "Which? " + "x " * 11_000, ("a **red** house", "a **blue** house"))
     seat = sit(serve([pair], guidelines="# Read *both*\n\nThen [decide](https://example.org).").address)
     seat.ready()
     seat.reads("Read both", "#drawer")  # open at first, where there is room
@@ -216,7 +219,12 @@ def test_guidelines_markdown_and_differences(serve, sit):
     assert seat.page.locator(".response .text strong").count() == 0
     seat.press("m")
     assert seat.page.locator(".response .text strong").count() == 2
+    seat.reads("too long for Markdown", ".message-line")
     seat.press("d")
+    pressed = (
+        "[...document.querySelectorAll('.toggles [aria-pressed=true] .label')].map(one => one.textContent)"
+    )
+    assert seat.page.evaluate(pressed) == ["Differences"]
     assert sorted(seat.page.locator(".response mark").all_inner_texts()) == ["blue", "red"]
 
 
