@@ -49,6 +49,23 @@ def run(*arguments: str) -> None:
     serve.main([*arguments, "--db", "labels.db", "--port", "0"])
 
 
+def test_nothing_is_made_of_files_that_cannot_be_read(files, served, capsys):
+    Path("wrong.jsonl").write_text('{"prompt": "p", "responses": "a"}\n')
+    for arguments in (["wrong.jsonl"], ["rows.jsonl", "--gold", "wrong.jsonl"]):
+        with pytest.raises(SystemExit):
+            run(*arguments)
+        assert "wrong.jsonl:1: expected" in capsys.readouterr().err
+    assert not Path("labels.db").exists()
+
+
+def test_an_active_order_without_scores_is_said(files, served, capsys):
+    run("rows.jsonl", "--order", "active")
+    assert "no item has scores, so the order is random" in capsys.readouterr().err
+    Path("scored.jsonl").write_text(json.dumps({**ROWS[1], "reward_scores": [0.5, 1.0]}))
+    run("scored.jsonl")
+    assert capsys.readouterr().err == ""
+
+
 def test_files_become_items_and_the_next_start_needs_none(files, served, capsys):
     run("rows.jsonl", "--gold", "gold.jsonl", "--guidelines", "rules.md", "--overlap", "2", "--quota", "9",
         "--practice", "1", "--annotators", "ann", "bob")  # fmt: skip
@@ -62,6 +79,7 @@ def test_files_become_items_and_the_next_start_needs_none(files, served, capsys)
         assert f"  lit-rlhf {command}" in out  # what is next
     addresses = re.findall(r"(?:(\w+): |open  )(http://127\.0\.0\.1:\d+)/\?token=([\w-]{40,})\n", out)
     assert [name for name, _, _ in addresses] == ["", "ann", "bob"]
+    assert "the first is yours" in out
     with LabelStore("labels.db") as store:
         assert len(store.items()) == 3
         kept = store.settings

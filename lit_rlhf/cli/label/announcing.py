@@ -21,6 +21,8 @@ def announce(store: LabelStore, access: Access, listening: socket.socket) -> Non
     print(f"open  {address}/?token={access.owner}")
     for name, token in access.annotators.items():
         print(f"  {name}: {address}/?token={token}")
+    if access.annotators:
+        print("the first is yours, for any name and with the agreement page; give each annotator her own")
     print("in a browser, and judge by mouse or by keys (? lists them); who has an address can judge (they are kept in "
           f"{access_path(store.path).name})")  # fmt: skip
     if not progress.items:

@@ -32,6 +32,8 @@ from lit_rlhf.labelling.verdicts import MODES, MOST_RANKED
 if TYPE_CHECKING:
     import socket
 
+    from lit_rlhf.labelling.candidates import ItemsRead
+
 LIVE_RESPONSES = 4
 
 
@@ -134,12 +136,12 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 def serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
     given = bool(arguments.files or arguments.gold or arguments.live)
+    guidelines = read_guidelines(arguments.guidelines)
+    read = read_files(arguments)  # all of it, before anything is written
     with LabelStore(arguments.db, create=given) as store:
-        if arguments.files or arguments.gold:
-            from lit_rlhf.cli.guard import run_guarded
-
-            run_guarded("label serve", lambda: add_files(store, arguments))
-        configure(store, arguments)
+        for names, items in read:
+            add_items(store, names, items)
+        configure(store, arguments, guidelines)
         for name in arguments.annotators:
             if alike := other_spelling(name, [*known_annotators(store), *arguments.annotators]):
                 refuse(f"--annotators {name}: {alike} is there too, and readers would take them for one.",
@@ -158,26 +160,38 @@ def serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
             end_at_once()
 
 
-def add_files(store: LabelStore, arguments: argparse.Namespace) -> None:
-    """Put the files' rows into the store, and say what came of them."""
+def read_files(arguments: argparse.Namespace) -> list[tuple[str, ItemsRead]]:
+    """The rows of the files, with what to call each kind."""
+    found: list[tuple[str, ItemsRead]] = []
+    if not (arguments.files or arguments.gold):
+        return found  # nothing heavy is loaded then
+    from lit_rlhf.cli.guard import run_guarded
     from lit_rlhf.labelling.candidates import read_items
 
+    def read() -> None:
+        if arguments.files:
+            found.append((", ".join(arguments.files), read_items(arguments.files, arguments.mode)))
+        if arguments.gold:
+            found.append((", ".join(arguments.gold), read_items(arguments.gold, arguments.mode, gold=True)))
+
+    run_guarded("label serve", read)
+    return found
+
+
+def add_items(store: LabelStore, names: str, read: ItemsRead) -> None:
+    """Put rows into the store, and say what came of them."""
     known = {item.number for item in store.items()}
-    for names, gold in ((arguments.files, False), (arguments.gold, True)):
-        if not names:
-            continue
-        read = read_items(names, arguments.mode, gold)
-        added = {item.number for item in store.add_items(read.items)} - known
-        modes = ", ".join(
-            f"{count:,} {mode}" for mode, count in Counter(i.mode for i in read.items).most_common()
-        )
-        what = "test items" if gold else "items"
-        print(f"read {', '.join(names)}: {len(read.items):,} {what} ({modes}), {len(added):,} of them new")
-        for note in read.notes:
-            print(f"  {note}")
-        if read.judged and not gold:
-            print(f"  {len(read.judged):,} rows are judged already, and that is not used here: "
-                  "`lit-rlhf label import` takes it over")  # fmt: skip
+    added = {item.number for item in store.add_items(read.items)} - known
+    gold = read.items[0].gold is not None
+    counts = Counter(item.mode for item in read.items).most_common()
+    modes = ", ".join(f"{count:,} {mode}" for mode, count in counts)
+    what = "test items" if gold else "items"
+    print(f"read {names}: {len(read.items):,} {what} ({modes}), {len(added):,} of them new")
+    for note in read.notes:
+        print(f"  {note}")
+    if read.judged and not gold:
+        print(f"  {len(read.judged):,} rows are judged already, and that is not used here: "
+              "`lit-rlhf label import` takes it over")  # fmt: skip
 
 
 def loaded(arguments: argparse.Namespace) -> LiveModel:
@@ -195,7 +209,17 @@ def loaded(arguments: argparse.Namespace) -> LiveModel:
     return models[0]
 
 
-def configure(store: LabelStore, arguments: argparse.Namespace) -> None:
+def read_guidelines(name: str | None) -> str | None:
+    """The text of the file; None where none is given."""
+    if name is None:
+        return None
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        refuse(f"--guidelines {name}: expected UTF-8 text: {error}.")
+
+
+def configure(store: LabelStore, arguments: argparse.Namespace, guidelines: str | None) -> None:
     """Keep the settings that are given."""
     before = store.settings
     changes = {name: getattr(arguments, name)
@@ -205,11 +229,8 @@ def configure(store: LabelStore, arguments: argparse.Namespace) -> None:
         changes["quota"] = arguments.quota or None
     if arguments.lease_minutes is not None:
         changes["lease_seconds"] = arguments.lease_minutes * 60
-    if arguments.guidelines is not None:
-        try:
-            changes["guidelines"] = Path(arguments.guidelines).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            refuse(f"--guidelines {arguments.guidelines}: expected UTF-8 text: {error}.")
+    if guidelines is not None:
+        changes["guidelines"] = guidelines
     settings = replace(before, **changes)
     if settings != before:
         store.configure(settings)
@@ -217,4 +238,8 @@ def configure(store: LabelStore, arguments: argparse.Namespace) -> None:
     if settings.practice > tests:
         warn(
             f"--practice {settings.practice}: there are {tests} test items to practise on; --gold FILE adds more."
+        )
+    if settings.order == "active" and not any(item.priority is not None for item in store.items()):
+        warn(
+            "--order active: no item has scores, so the order is random; `lit-rlhf score` writes a file with scores"
         )
