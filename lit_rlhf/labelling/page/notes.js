@@ -28,7 +28,7 @@ function ask({ title, hint, label, reasons, value, required, accept, done, left 
     { method: "dialog" },
     element("label", { for: "note", class: "heading" }, label),
     area,
-    element("div", { class: "row" }, element("button", { class: "choice main" }, accept)),
+    element("div", { class: "row" }, element("button", { class: "choice main" }, accept, " ", element("kbd", { "aria-hidden": "true" }, "Ctrl ⏎"))),
   );
   let finished = false;
   const finish = (text) => {

@@ -129,7 +129,20 @@ export function ranking(task, { cards, draft, submit, changed, select, selected,
   });
 
   return {
-    aside: element("section", { class: "ranking", "aria-label": "Order" }, element("h2", {}, "Best first"), list),
+    aside: element(
+      "section",
+      { class: "ranking", "aria-label": "Order" },
+      element("h2", {}, "Best first"),
+      list,
+      element(
+        "p",
+        { class: "soft hint" },
+        element("kbd", {}, "1"),
+        " … ",
+        element("kbd", {}, digits.at(-1)),
+        " give the marked response its place; the same place is a tie.",
+      ),
+    ),
     bar: [
       element(
         "div",

@@ -27,7 +27,8 @@ export async function openShell(page, openTask = null) {
     session: null,
   };
   shell.session = await shell.reach(askSession).catch(lost);
-  if (shell.session.annotator === null) shell.session = await askName(shell.place, shell.session);
+  const looksOnly = page === "agreement"; // who does not judge needs no name
+  if (shell.session.annotator === null && !looksOnly) shell.session = await askName(shell.place, shell.session);
   sitAs(shell.session.annotator);
   drawHead(shell, page, openTask);
   return shell;
@@ -109,7 +110,9 @@ function drawHead(shell, page, openTask) {
   const { session } = shell;
   const link = (name, href, label) =>
     element("a", { href, "aria-current": name === page && "page", onclick: goWithin }, label);
-  const name = session.named
+  const name = session.annotator === null
+    ? ""
+    : session.named
     ? element("span", { class: "who" }, session.annotator)
     : element(
         "button",

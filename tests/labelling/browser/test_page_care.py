@@ -210,3 +210,12 @@ def test_the_agreement_is_asked_for_again_by_hand_alone(serve, sit):
     seat.click("Ask again")
     seat.reads("0 judgements of 0 items")
     assert asked == [1]
+
+
+def test_who_only_looks_at_the_agreement_needs_no_name(serve, sit):
+    served = serve(pairs(1))
+    seat = sit(served.address)
+    seat.enter("/agreement", name=None)
+    seat.reads("Agreement", "h1")
+    seat.reads("There is nothing to compare")
+    assert seat.page.locator("#name").count() == 0
