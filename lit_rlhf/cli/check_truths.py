@@ -150,9 +150,13 @@ def dpo_truths(module: DPOModule, trees: Sequence[Tree]) -> list[Truth]:
     away = module.hparams.get("reference") not in (None, module.hparams.get("model"))
     if away or module.hparams.get("reference_storage") == "precomputed" or batch.better.numel() == 0:
         return []
+    start = module.objective.loss_at_start
+    if start is None:
+        return []
     losses = module.judge(batch).losses
     wrong = (
         "the reference is another model than the policy starts from, or one of the two drops out. Leave "
         "model.reference out, and set the policy's dropout to 0."
     )
-    return [agreement("the loss starts at ln 2", losses, torch.full_like(losses, math.log(2)), EXACT, wrong)]
+    value = "ln 2" if start == math.log(2) else f"{start:.4g}"
+    return [agreement(f"the loss starts at {value}", losses, torch.full_like(losses, start), EXACT, wrong)]

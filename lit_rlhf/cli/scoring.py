@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,10 +17,14 @@ from lit_rlhf.cli.score_lines import RowScores, appending, read_part
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.components import disagreement
 from lit_rlhf.models.fingerprint import fingerprint_of_stored
+from lit_rlhf.models.implicit_scorer import ImplicitScorer
 from lit_rlhf.models.loading import is_scorer_folder, resolve_model_name
 from lit_rlhf.models.scorer import ScorerNetwork
 from lit_rlhf.modules.reference_file import rows_fingerprint
 from lit_rlhf.records import ResponseTrees, Tree
+
+Scorer: TypeAlias = ScorerNetwork | ImplicitScorer
+"""A reward model, or a policy with its reference."""
 
 BATCHES_AT_ONCE = 16
 """Batches whose rows are sorted by length together, and whose scores reach the disk together."""
@@ -41,20 +46,21 @@ def resolve_scorer(name: str) -> str:
     return model
 
 
-def scoring_key(model: str, trees: Sequence[Tree]) -> str:
+def scoring_key(model: str, trees: Sequence[Tree], *more: str) -> str:
     """64 hex digits that change with the model's content, the rows in tokens, or what is compared in them.
 
     Args:
         model: a folder in Hugging Face layout, or a hub name.
         trees: all rows, in order.
+        more: what else the scores depend on.
     """
     compared = [[(one.better, one.worse) for one in tree.comparisons] for tree in trees]
-    parts = [fingerprint_of_stored(model), rows_fingerprint(trees), json.dumps(compared)]
+    parts = [fingerprint_of_stored(model), rows_fingerprint(trees), json.dumps(compared), *more]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def score_rows(
-    network: ScorerNetwork,
+    network: Scorer,
     trees: Sequence[Tree],
     part: Path,
     max_tokens: int,
@@ -95,13 +101,16 @@ def score_rows(
     return known
 
 
-def positions_of(network: ScorerNetwork) -> tuple[int | None, bool]:
+def positions_of(network: Scorer) -> tuple[int | None, bool]:
     """The positions that the model was made for, None for no limit, and whether it fails past them.
 
     One with rotary positions goes on; one with a table of them cannot.
     """
-    config = network.trunk.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None), getattr(config, "rope_parameters", None) is None
+    models = network.models if isinstance(network, ImplicitScorer) else [network.trunk]
+    configs = [model.config.get_text_config() for model in models]
+    positions = [getattr(config, "max_position_embeddings", None) for config in configs]
+    fails = any(getattr(config, "rope_parameters", None) is None for config in configs)
+    return min((limit for limit in positions if limit is not None), default=None), fails
 
 
 def too_long(tree: Tree, positions: int | None) -> list[int]:
@@ -113,7 +122,7 @@ def too_long(tree: Tree, positions: int | None) -> list[int]:
     ]
 
 
-def without_too_long(tree: Tree, network: ScorerNetwork) -> list[int]:
+def without_too_long(tree: Tree, network: Scorer) -> list[int]:
     """The row's responses that the model can score."""
     positions, fails = positions_of(network)
     over = too_long(tree, positions) if fails else []
@@ -141,7 +150,7 @@ def windows(trees: Sequence[Tree], max_tokens: int, start: int) -> Iterator[list
 
 
 def score_batch(
-    network: ScorerNetwork,
+    network: Scorer,
     trees: Sequence[Tree],
     fitting: Sequence[Sequence[int]],
     batch: Sequence[int],
@@ -180,8 +189,15 @@ def score_batch(
     return found
 
 
-def judge(network: ScorerNetwork, batch: ResponseTrees) -> tuple[Tensor, Tensor, Tensor]:
+def judge(network: Scorer, batch: ResponseTrees) -> tuple[Tensor, Tensor, Tensor]:
     """Scores ``[N]``, disagreement ``[N]`` and P(better ≻ worse) ``[C]`` of a batch, on the CPU."""
+    if isinstance(network, ImplicitScorer):
+        scores = network(batch).cpu()
+        return (
+            scores,
+            torch.zeros_like(scores),
+            (scores[batch.better.cpu()] - scores[batch.worse.cpu()]).sigmoid(),
+        )
     reading = network.read(batch)
     raw = network.raw(reading.states)
     gates = None if network.gate is None else network.gate_logits(reading)[batch.tree_index]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +29,8 @@ VALIDATION_MEANS = [
     "val/rewards/margins",
     "val/logps/chosen",
     "val/logps/rejected",
+    "val/nll",
+    "val/kto/reference_point",
 ]
 
 
@@ -47,6 +51,8 @@ class Judgement(NamedTuple):
     """What is added to the mean in training, a scalar."""
     logprobs: Tensor | None = None
     """log π(y|x) of each response, ``[N]``, where the phase has a policy."""
+    metrics: Mapping[str, Tensor] = MappingProxyType({})
+    """Detached scalars of the phase's own to log, by their logged name."""
 
 
 class ComparisonPhase(PhaseModule):
@@ -152,6 +158,7 @@ class ComparisonPhase(PhaseModule):
             return {}
         scores = judgement.scores.detach()
         metrics = {
+            **judgement.metrics,
             "rewards/chosen": scores[chosen].mean(),
             "rewards/rejected": scores[rejected].mean(),
             "rewards/margins": (scores[chosen] - scores[rejected]).mean(),

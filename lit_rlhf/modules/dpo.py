@@ -1,4 +1,4 @@
-"""Direct preference optimisation: from comparisons to a policy in one step."""
+"""Direct preference optimisation and its kin: from comparisons to a policy in one step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.losses.preference import dpo_loss, implicit_reward
 from lit_rlhf.models.execution import Execution, set_execution
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load_causal_lm
@@ -21,29 +21,66 @@ from lit_rlhf.models.policy import PolicyNetwork, sequence_logprobs
 from lit_rlhf.models.quantized import quantize_base
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import AdapterOff, Frozen, check_adapter_off
-from lit_rlhf.modules.base import Movable, check_argument, checked_settings, default_optimizer
+from lit_rlhf.modules.base import Movable, checked_settings, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
+from lit_rlhf.modules.direct_checks import check_reference
+from lit_rlhf.modules.direct_methods import METHODS, DivergenceName, Loss, Margin, Ties
+from lit_rlhf.modules.direct_objective import DirectObjective
+from lit_rlhf.modules.mismatched import mismatched, refuse_one_prompt
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.modules.precomputed_reference import PrecomputedReference
 from lit_rlhf.records import ResponseTrees
 
 
 class DPOModule(ComparisonPhase, PolicyPhase):
-    """The sigmoid loss of Rafailov et al. 2023, eq. 7, on pairs and on all strict pairs of rankings.
+    """The direct methods, on equal terms: on pairs, on all strict pairs of rankings, and on whole rankings.
 
+    By default the sigmoid loss of Rafailov et al. 2023, eq. 7:
     L = −log σ(β·[log π(y_w|x)/π_ref(y_w|x) − log π(y_l|x)/π_ref(y_l|x)]), log-probabilities summed over the
-    response. Dropout is off, so that the loss starts at ln 2.
+    response. Dropout is off, so that it starts at ln 2. The mean is over prompts of the mean over a prompt's
+    comparisons, whatever the method; votes are soft targets of all of them but ``aot``.
+
+    The update does not depend on how a batch is cut into micro-batches or shared out to ranks, but for two: ``aot``
+    and ``aot_unpaired`` order the micro-batch of each rank, and ``kto`` estimates z₀ on the micro-batch, all ranks
+    together.
 
     Args:
         model: folder in Hugging Face layout, hub name, or (from Python) a causal language model already built.
-        beta: β, reward per nat: small lets the policy go far from the reference. The paper uses 0.1 and 0.5.
-        label_smoothing: share of labels assumed wrong (cDPO); 0 trusts them.
+        loss: the method, by h = log π(y_w)/π_ref(y_w) − log π(y_l)/π_ref(y_l). Where a β is said it is that of the
+            source, which null takes; else null takes 0.1.
+            ``sigmoid``: DPO, −log σ(βh), with label_smoothing cDPO, with margin ODPO, with divergence f-DPO.
+            ``robust``: corrected for a known flip_rate. ``ipo``: (h − 1/2β)². ``hinge``: max(0, 1 − βh).
+            ``sigmoid_norm``, ``ipo_norm``: the same of log-ratios per token (β 5, 0.1).
+            ``exo``: the KL the other way round. ``discopop``: logistic and exponential.
+            ``bco`` (threshold at 0), ``nca``, ``apo_zero``, ``apo_down``, ``sppo`` (β 0.001): where each response's
+            own reward should be. ``kto``: the better is desirable, the worse is not, as seen from z₀; it looks at
+            responses of other prompts in each step, which costs one more forward of policy and reference.
+            ``aot``, ``aot_unpaired``: the batch's quantiles; comparisons count alike.
+            ``simpo`` (per token, β 2, margin β/2), ``cpo``, ``slic`` (margin 1), ``orpo``: without a reference, of
+            which none is loaded. ``plackett_luce``: the likelihood of whole rankings, divided by its K − 1 choices.
+        beta: β, reward per nat: small lets the policy go far from the reference. The paper uses 0.1 and 0.5. Null =
+            what is usual for the method; ``orpo`` and ``slic`` have none.
+        label_smoothing: share of labels assumed wrong (cDPO); 0 trusts them. For sigmoid, sigmoid_norm, simpo, cpo,
+            aot and exo, which takes 0.001 for 0.
         ties: what a tie says. ``drop``: nothing. ``half``: either is as likely to be better, which holds the implicit
             rewards of the two together.
-        reference: folder of the reference policy; null = the policy as it starts.
+        flip_rate: ``robust``: known share of flipped labels.
+        margin: ``sigmoid``, ``simpo``, ``slic``: by how much the better response should win, in units of what the loss
+            compares. A number for all, ``data`` for what each row says, null = the method's own (0, β/2, 1).
+        sft_coef: weight of −log π(y_w)/|y_w|, the likelihood of the better response, beside any loss but orpo, which
+            has it; null = the method's own, 1 for cpo and 0 else. SLiC-HF has such a term too, of a weight to be
+            found.
+        divergence: ``sigmoid``: the price that β is of: ``reverse_kl``, ``forward_kl``, ``jensen_shannon``, ``alpha``.
+        alpha: α of divergence ``alpha``: near 0 the reverse KL, 1 the forward KL.
+        desirable_weight: ``kto``: λ_D, what a better response's loss counts.
+        undesirable_weight: ``kto``: λ_U, what a worse one's counts.
+        odds_coef: ``orpo``: λ, what the odds count beside the likelihood; null = 0.1.
+        reference: folder of the reference policy; null = the policy as it starts. Not for methods without one.
         reference_storage: ``frozen`` keeps a second model; ``precomputed`` looks at all rows once before
             training, keeps one number a response in a file beside the data, and holds no second model;
             ``adapter_off``, with `lora`, takes the adapters off for the reference's forward, and holds none either.
+            Methods without a reference hold none. ``kto`` cannot have it precomputed: it looks at prompts with other
+            prompts' responses, which no row has.
         lora: low-rank adapters in place of full weights: peft's fields, such as ``{r: 8, target_modules: all-linear}``
             (``--model.lora.help LoraConfig`` lists them; targets are peft's for the model's family, else
             all-linear), and ``base_weights: nf4`` for frozen weights in 4 bits; null = full weights. Without dropout,
@@ -66,9 +103,18 @@ class DPOModule(ComparisonPhase, PolicyPhase):
     def __init__(
         self,
         model: str | nn.Module,
-        beta: float = 0.1,
+        beta: float | None = None,
+        loss: Loss = "sigmoid",
         label_smoothing: float = 0.0,
-        ties: Literal["half", "drop"] = "drop",
+        ties: Ties = "drop",
+        flip_rate: float = 0.0,
+        margin: Margin = None,
+        sft_coef: float | None = None,
+        divergence: DivergenceName = "reverse_kl",
+        alpha: float | None = None,
+        desirable_weight: float = 1.0,
+        undesirable_weight: float = 1.0,
+        odds_coef: float | None = None,
         reference: str | None = None,
         reference_storage: Literal["frozen", "precomputed", "adapter_off"] = "frozen",
         lora: Lora | None = None,
@@ -89,23 +135,29 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         self.remember_arguments(model)
         self.set_up_validation()
         self.set_sampling(max_new_tokens, temperature, seed)
-        check_argument("beta", beta, beta > 0, "more than 0")
-        check_argument("label_smoothing", label_smoothing, 0 <= label_smoothing < 0.5, "0 to less than 0.5")
-        self.beta = beta
-        self.label_smoothing = label_smoothing
-        self.ties = ties
+        self.objective = DirectObjective(
+            loss, beta, ties, label_smoothing, flip_rate, margin, sft_coef, divergence, alpha, desirable_weight,
+            undesirable_weight, odds_coef,
+        )  # fmt: skip
+        self.loss: Loss = loss
+        self.beta = self.objective.beta
+        self.ties: Ties = ties
+        check_reference(loss, reference, reference_storage)
         if reference_storage == "adapter_off":
             check_adapter_off(lora is not None, reference, "frozen or precomputed")
         self.network = disable_dropout(PolicyNetwork(load_causal_lm(model, attention)))
         quantize_base(
             self.network.causal_lm, lora
         )  # the policy as it starts, which the reference is a copy of
-        copies = reference_storage == "frozen" and reference is None
+        compares = self.objective.method.reference
+        copies = compares and reference_storage == "frozen" and reference is None
         self._reference: Frozen | AdapterOff | None = Frozen.copy_of(self.network) if copies else None
         self.adapter = add_lora(self.network, self.network.causal_lm, lora)
         set_execution(self.network, self.execution)
         untrained = None if self.adapter is None else AdapterOff(self.network, self.adapter)
         self._precomputed: PrecomputedReference | None = None
+        self._lone_batches = 0
+        self._said_of_margins = False
         if reference_storage == "precomputed":
             start = model if isinstance(model, str) else None
             self._precomputed = PrecomputedReference(reference, start, attention, untrained)
@@ -116,27 +168,58 @@ class DPOModule(ComparisonPhase, PolicyPhase):
             check_same_vocabulary("reference", self._reference.network.causal_lm, self.network.causal_lm)
 
     def judge(self, batch: ResponseTrees) -> Judgement:
-        """Implicit rewards of the responses and the loss of every comparison between them."""
+        """Rewards of the responses as the method has them, and the losses that it is a mean of."""
+        reference_point = self._reference_point(batch) if self.loss == "kto" else None
         logprobs = sequence_logprobs(self.network(batch))
-        reference = self.reference_logprobs(batch)
-        losses = dpo_loss(
-            logprobs[batch.better],
-            logprobs[batch.worse],
-            reference[batch.better],
-            reference[batch.worse],
-            self.beta,
-            batch.target,
-            self.label_smoothing,
-        )
-        rewards = implicit_reward(logprobs.detach(), reference, self.beta)
+        reference = self.reference_logprobs(batch) if self.objective.method.reference else None
+        if self.objective.margin != "data" and batch.margin.any():
+            self._say_of_margins()
+        items = self.objective(logprobs, reference, batch, reference_point)
+        rewards = self.objective.scores(logprobs.detach(), reference, batch)
         return Judgement(
-            losses,
-            batch.comparison_weights(without_ties=self.ties == "drop"),
+            items.losses,
+            items.weights,
             rewards,
             probability=(rewards[batch.better] - rewards[batch.worse]).sigmoid(),
             disagreement=torch.zeros_like(rewards),
             logprobs=logprobs,
+            metrics=items.metrics,
         )
+
+    @torch.no_grad()
+    def _reference_point(self, batch: ResponseTrees) -> Tensor:
+        """KTO's z₀ = max(0, mean log π/π_ref) over prompts with other prompts' responses; in training, of all ranks.
+
+        0 where every rank has one prompt only, which is counted and said.
+        """
+        assert self._reference is not None
+        positions = getattr(self.network.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        others = mismatched(batch, positions)
+        policy, reference = sequence_logprobs(self.network(others.trees)), self._reference(others.trees)
+        ratios = (policy - sequence_logprobs(reference))[others.counted]
+        sums = torch.stack([ratios.sum(), others.counted.sum().to(ratios)])
+        if self._trainer is not None and self.training:
+            sums = self._sum_over_ranks(sums)
+        total, count = sums
+        if count == 0:
+            self._lone_batches += 1
+        return (total / count.clamp(min=1)).clamp(min=0)
+
+    def _say_of_lone_batches(self) -> None:
+        if self._lone_batches:
+            rank_zero_info(
+                f"kto: {self._lone_batches} batches had one prompt only, and so no other prompt's response: z₀ was "
+                "taken as 0 in them. A larger data.batch_size or data.max_tokens avoids it."
+            )
+        self._lone_batches = 0
+
+    def _say_of_margins(self) -> None:
+        if not self._said_of_margins:
+            takers = ", ".join(name for name, method in METHODS.items() if "margin" in method.takes)
+            rank_zero_info(
+                f"Rows have margins, which are not used: model.margin: data takes them ({takers})."
+            )
+        self._said_of_margins = True
 
     def reference_logprobs(self, batch: ResponseTrees) -> Tensor:
         """log π_ref(y|x) of each response, ``[N]``, without gradient."""
@@ -153,9 +236,20 @@ class DPOModule(ComparisonPhase, PolicyPhase):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        if self.loss == "kto":
+            refuse_one_prompt(self.datamodule, self.data_ranks)
         if self._precomputed is not None:
             self._precomputed.prepare(self, "train", "val")
             self._precomputed.policy_has_moved = True  # from here on
+
+    def on_train_epoch_end(self) -> None:
+        self._say_of_lone_batches()
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._say_of_lone_batches()
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_start(self) -> None:
         super().on_validation_start()

@@ -153,7 +153,7 @@ class PreferenceObjective(nn.Module):
         else:
             losses = best_of_k_loss(scores, batch.ranks, batch.tree_index, ties)
         if self.ties == "drop":
-            weights = weights * _told_apart(batch, judged)
+            weights = weights * told_apart(batch, judged)
         if self.center_coef:
             losses = losses + self.center_coef * self._centering_of_prompts(scores, batch)
         return Items(losses, weights, torch.arange(batch.num_trees, device=scores.device))
@@ -175,7 +175,7 @@ class PreferenceObjective(nn.Module):
             raise ValueError(f"{row}: expected {what} for model.loss {self.loss}, found none. {remedy}")
 
 
-def _told_apart(batch: ResponseTrees, judged: Tensor) -> Tensor:
+def told_apart(batch: ResponseTrees, judged: Tensor) -> Tensor:
     """Bool ``[B]``: whether a prompt's judged responses are not all tied."""
     ranks, trees = batch.ranks[judged], batch.tree_index[judged]
     best = ranks.new_full((batch.num_trees,), torch.inf).scatter_reduce(0, trees, ranks, "amin")

@@ -44,6 +44,10 @@ def fits() -> list[tuple[L.LightningModule, L.LightningDataModule]]:
         ),
         (DPOModule(make_llama(TOKENIZER), **shared), PairDataModule(PAIRS, val_path=PAIRS, batch_size=4)),
         (
+            DPOModule(make_llama(TOKENIZER), loss="kto", sft_coef=0.1, **shared),
+            PairDataModule(PAIRS, val_path=PAIRS, batch_size=4),
+        ),
+        (
             PPOModule(
                 make_llama(TOKENIZER), length, gold_reward=length, minibatch_size=4, max_new_tokens=4, target_kl=1e9,
                 pretraining={"path": DEMONSTRATIONS, "batch_size": 2}, **shared,

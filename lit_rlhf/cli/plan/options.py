@@ -94,14 +94,15 @@ def possible(config: Any) -> Iterator[Change]:
         if not settings.widths.mixed:
             yield Change((("trainer.precision", "bf16-mixed"),))
         yield Change((("trainer.precision", "bf16-true"),))
-    if settings.phase == "dpo" and model.get("reference_storage") == "frozen":
+    holds_reference = settings.has_reference and model.get("reference_storage") == "frozen"
+    if settings.phase == "dpo" and holds_reference and model.get("loss") != "kto":
         yield Change((("model.reference_storage", "precomputed"),))
     ranks = settings.spread.ranks
     if ranks > 1 and settings.spread.kind != "fsdp2":
         yield Change((("trainer.strategy", "fsdp2"),))
     if model.get("lora") is None and settings.spread.tensor_parallel == 1:
         yield Change((("model.lora", {"r": 16, "target_modules": "all-linear"}),))
-    if settings.phase in ("dpo", "ppo") and model.get("reference_storage") == "frozen":
+    if settings.phase in ("dpo", "ppo") and holds_reference:
         yield Change((("model.reference_storage", "adapter_off"),))
     if settings.phase == "ppo" and model.get("critic") != "shared" and model.get("advantage") == "gae":
         yield Change((("model.critic", "shared"),))

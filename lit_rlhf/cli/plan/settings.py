@@ -20,6 +20,7 @@ from lit_rlhf.models.lora_settings import lora_settings
 from lit_rlhf.models.memory import Trained
 from lit_rlhf.models.memory_ranks import Network
 from lit_rlhf.models.network_size import adapters_of, size_of, with_heads
+from lit_rlhf.modules.direct_methods import METHODS
 
 PHASES = {"sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "ppo": "PPOModule"}
 FULL_WEIGHTS = Trained(weights=True)
@@ -141,8 +142,13 @@ class Settings:
         size = with_heads(size_of(given or self.model["model"], scorer=True), 1)
         return [Network("critic", size, self.widths, FULL_WEIGHTS, size.parameters, 0, language_model=False)]
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether the method compares with a reference policy at all."""
+        return self.phase != "dpo" or METHODS[self.model.get("loss") or "sigmoid"].reference
+
     def _reference(self) -> list[Network]:
-        if self.model.get("reference_storage") != "frozen":
+        if self.model.get("reference_storage") != "frozen" or not self.has_reference:
             return []
         given = self.model.get("reference")
         size = size_of(given if isinstance(given, str) else self.model["model"])
