@@ -269,3 +269,16 @@ def test_other_tools_files_need_no_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_what_was_judged_is_not_written_over(
+    db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidates, out = tmp_path / "candidates.jsonl", tmp_path / "out.jsonl"
+    candidates.write_text(json.dumps({"prompt": "p", "responses": ["x", "y"]}) + "\n")
+    with pytest.raises(SystemExit):
+        export.main(["--db", str(db), "--out", str(candidates)])
+    assert "found other rows" in capsys.readouterr().err
+    assert rows_of(candidates) == [{"prompt": "p", "responses": ["x", "y"]}]
+    for arguments in (["--rows", "votes"], ["--rows", "pairs"], ["--format", "arena"], ["--since", "99"], []):
+        export.main(["--db", str(db), "--out", str(out), *arguments])  # each in the place of the one before

@@ -107,7 +107,7 @@ def test_a_wrong_token_is_refused_although_the_cookie_is_right(app):
 def test_the_name_of_a_token_is_fixed(app):
     ann, owner = Browser(app, "token-of-ann"), Browser(app, "owner-token")
     assert ann.get("/api/session") | {"csrf": ""} == {
-        "csrf": "", "annotator": "ann", "named": True, "guidelines": "", "live": True, "agreement": False,
+        "csrf": "", "annotator": "ann", "named": True, "guidelines": "", "live": 4, "agreement": False,
         "highest_rating": 5, "store": "labels.db",
     }  # fmt: skip
     assert ann.send("/api/session", {"annotator": "bob"}).status_code == 403

@@ -52,8 +52,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
         description="Let a program judge what a labelling file asks, beside people or instead of them: it takes tasks "
         "as they do, sees prompt and responses in an order drawn for it, and nothing of where they come from; its "
-        "judgements are marked as a program's. What was interrupted goes on when the same command is given again, and "
-        "nothing is judged twice.",
+        "judgements are marked as a program's, and take places of --overlap as a person's do: for a program beside "
+        "people raise it by one. What was interrupted goes on when the same command is given again, and nothing is "
+        "judged twice.",
     )
     add = parser.add_argument
     add("--db", required=True, metavar="F", help="the labelling file")

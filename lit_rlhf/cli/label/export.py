@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -14,6 +16,9 @@ from lit_rlhf.labelling.export import ROWS, ExportSettings, export_judgements
 from lit_rlhf.labelling.export_files import rows_as_bytes, write_whole
 from lit_rlhf.labelling.export_selection import select
 from lit_rlhf.labelling.store import LabelStore
+
+WRITTEN = {"item", "winner"}
+"""A field of every row of ours, and of arena's."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -99,6 +104,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         )
     if out.is_dir():
         refuse(f"--out {out}: expected a file to write, found a folder.")
+    check_replaced(out)
     if arguments.min_agree is not None and arguments.votes != "min-agree":
         refuse(f"--min-agree: expected --votes min-agree beside it, found {arguments.votes}.")
     if kind == "lit-rlhf":
@@ -109,6 +115,21 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             refuse(
                 f"--{option}: goes with --format lit-rlhf, found {kind}, which has every judgement as it was given."
             )
+
+
+def check_replaced(out: Path) -> None:
+    """Refuse to write over rows that no export wrote, such as the candidates that were judged."""
+    if not out.is_file() or not out.name.endswith((".jsonl", ".jsonl.gz")):
+        return
+    with gzip.open(out, "rt") if out.suffix == ".gz" else out.open(encoding="utf-8") as stream:
+        try:
+            first = json.loads(stream.readline() or "null")
+        except (ValueError, OSError):
+            first = {}
+    if first is not None and not (isinstance(first, dict) and first.keys() & WRITTEN):
+        refuse(
+            f"--out {out}: expected no file, or an earlier export to replace, found other rows. Take another name."
+        )
 
 
 def export_file(arguments: argparse.Namespace) -> None:

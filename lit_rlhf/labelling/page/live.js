@@ -9,7 +9,7 @@ const ANSWER_SECONDS = 900;
 
 const shell = await openShell("live");
 const desk = openDesk(shell, ask);
-let count = 4;
+let count = shell.session.live;
 
 function ask() {
   desk.clear();

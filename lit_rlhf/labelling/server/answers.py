@@ -20,14 +20,14 @@ FEWEST, STEPS = 10, 20
 a test or a repetition from an item by what stood still when she judged it."""
 
 
-def session_answer(session: Session, csrf: str, guidelines: str, live: bool, store: Path) -> dict[str, Any]:
+def session_answer(session: Session, csrf: str, guidelines: str, live: int, store: Path) -> dict[str, Any]:
     """Who sits here, and what she may do.
 
     Args:
         session: hers.
         csrf: what her requests have to bring.
         guidelines: Markdown.
-        live: whether a model answers prompts.
+        live: how often a model answers a prompt unless told otherwise; 0 = there is none.
         store: the file.
     """
     return {

@@ -103,7 +103,7 @@ class Api:
     def _session(self, session: Session) -> dict[str, Any]:
         guidelines = self.store.settings.guidelines
         return session_answer(
-            session, self.access.csrf(session), guidelines, self.live is not None, self.store.path
+            session, self.access.csrf(session), guidelines, self.live.k if self.live else 0, self.store.path
         )
 
     async def next_task(self, request: Request) -> Response:
