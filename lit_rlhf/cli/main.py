@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         getattr(import_module(module_name), function_name)(arguments)
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing had been saved since the last checkpoint", file=sys.stderr)
+        lost = "; nothing had been saved since the last checkpoint" if command in TRAINER_COMMANDS else ""
+        print(f"\ninterrupted{lost}", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         # The reader (head, less) has gone; the interpreter must not complain on its way out either.

@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lit_rlhf.data.conversations import show
 from lit_rlhf.data.sources import not_there
 from lit_rlhf.records import Message, Prompt, Response
 
@@ -187,21 +188,37 @@ class TextEncoder:
         return self._conversation_ids(prompt, turns, assistant_turns)
 
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of `text` alone; no special token is added."""
+        """Token ids of `text` alone; no special token is added.
+
+        Raises:
+            TokenizationError: the tokenizer has no tokens for it.
+        """
         if text in self._known:
             return [*self._known[text]]
-        # verbose=False: lengths over the model's limit are cut, and counted, by us.
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        try:
+            # verbose=False: lengths over the model's limit are cut, and counted, by us.
+            return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        except Exception as error:
+            if (
+                type(error) is not Exception
+            ):  # fast tokenizers raise the bare class, for a word without a token say
+                raise
+            raise TokenizationError(f"the tokenizer has no tokens for {show(text)} ({error})") from error
 
     @contextmanager
     def tokenizing_together(self, texts: Iterable[str]) -> Iterator[None]:
         """Tokenize these texts in one call, for when each is asked for: of short ones it takes a third of the time."""
         distinct = list(dict.fromkeys(texts))
         if self.tokenizer.is_fast and distinct:
-            ids = self.tokenizer(
-                distinct, add_special_tokens=False, verbose=False, return_attention_mask=False
-            )["input_ids"]
-            self._known = dict(zip(distinct, ids, strict=True))
+            try:
+                ids = self.tokenizer(
+                    distinct, add_special_tokens=False, verbose=False, return_attention_mask=False
+                )["input_ids"]
+                self._known = dict(zip(distinct, ids, strict=True))
+            except Exception as error:
+                if type(error) is not Exception:
+                    raise
+                self._known = {}  # each for itself then, which finds the text that has no tokens
         try:
             yield
         finally:

@@ -163,7 +163,12 @@ def draw_pictures(start: Numbers, rounds: Sequence[Numbers]) -> list[Keyed]:
         _against_kl(whole),
         _by_round(
             "wins",
-            Picture("Against the start", "Above one half is better than the loop’s model.", Markup()),
+            Picture(
+                "Against the start",
+                "Above one half is better than the loop’s model: as annotators say (blue), or the newest reward model "
+                "(red), which flatters what was trained to please it.",
+                Markup(),
+            ),
             whole,
             [(BY_ANNOTATORS, "blue"), (BY_REWARD, "vermillion")],
             "share of wins",

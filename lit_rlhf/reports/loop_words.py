@@ -57,8 +57,8 @@ GLOSSARY = [
     ),
     (
         "reward model, held out",
-        "Share of the round’s held-out labels that the round’s reward model has on the right side. No label of those "
-        "prompts trained it.",
+        "Share of the round’s held-out labels that the round’s reward model has on the right side. No such label "
+        "trained it, and none of those prompts where a round has 20 different ones; with fewer, other labels of them did.",
     ),
     (
         "reward model of the round before",

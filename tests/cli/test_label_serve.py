@@ -212,7 +212,7 @@ def test_a_loaded_model_answers_prompts_typed_in(files, tiny_model_dir, monkeypa
         client.headers["X-CSRF"] = session["csrf"]
         client.post("/api/session", json={"annotator": "ann"})
         answers.extend(client.post("/api/live", json={"prompt": "hello"}).json()["task"] for _ in range(2))
-        assert session["live"] is True and client.get("/live").status_code == 200
+        assert session["live"] == 3 and client.get("/live").status_code == 200
 
     monkeypatch.setattr(serve, "serve_until_told", look)
     run("rows.jsonl", "--live", str(tiny_model_dir), "-k", "3")

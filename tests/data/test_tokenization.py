@@ -283,3 +283,17 @@ def test_hub_names_are_not_taken_for_paths(tmp_path: Path, monkeypatch: pytest.M
     load_tokenizer("someone/gpt")
     load_tokenizer("gpt")
     assert asked == ["someone/gpt", "gpt"]
+
+
+def test_a_word_without_a_token_is_named_with_its_text():
+    backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2}, unk_token="<unk>"))  # not in it
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    encoder = TextEncoder(tokenizer)
+    assert encoder.token_ids("a a") == [2, 2]
+    with pytest.raises(TokenizationError, match="no tokens for 'a hello'"):
+        encoder.token_ids("a hello")
+    with encoder.tokenizing_together(["a", "a hello"]):
+        assert encoder.token_ids("a") == [2]
+        with pytest.raises(TokenizationError, match="no tokens for 'a hello'"):
+            encoder.token_ids("a hello")

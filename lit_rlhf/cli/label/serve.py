@@ -154,7 +154,9 @@ def serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
         is_busy = serve_until_told(app, listening)
         progress = store.progress()
         print(
-            f"\nended; {progress.given:,} of {progress.wanted:,} judgements are in {store.path}", flush=True
+            f"\nended; {store.path} has {sum(progress.by_annotator.values()):,} judgements, of those that are wanted "
+            f"{progress.given:,} of {progress.wanted:,}",
+            flush=True,
         )
         if is_busy:
             end_at_once()
