@@ -58,7 +58,7 @@ GLOSSARY = [
     (
         "reward model, held out",
         "Share of the round’s held-out labels that the round’s reward model has on the right side. No such label "
-        "trained it, and none of those prompts where a round has 20 different ones; with fewer, other labels of them did.",
+        "trained it; nor did others of those prompts, unless a round has fewer than 20 different ones.",
     ),
     (
         "reward model of the round before",
