@@ -173,6 +173,19 @@ def progress(connection: sqlite3.Connection) -> Progress:
     )
 
 
+def slots_left(connection: sqlite3.Connection) -> int:
+    """Of each item its overlap less those who judged or skipped it."""
+    (left,) = connection.execute(
+        """
+        SELECT coalesce(sum(max(0, ? - (
+            SELECT count(*) FROM tasks WHERE item = items.number AND kind = 'label' AND judgement IS NOT NULL
+        ))), 0) FROM items WHERE purpose = 'label'
+        """,
+        (settings(connection).overlap,),
+    ).fetchone()
+    return int(left)
+
+
 def _judgements(rows: Sequence[sqlite3.Row] | sqlite3.Cursor) -> list[Judgement]:
     """Items that are judged often are read once."""
     known: dict[int, Item] = {}

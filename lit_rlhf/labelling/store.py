@@ -321,6 +321,11 @@ class LabelStore:
         with self._reading() as connection:
             return reading.progress(connection)
 
+    def slots_left(self) -> int:
+        """Judgements that are still to be asked for; what somebody skipped was asked, and is not asked of her again."""
+        with self._reading() as connection:
+            return reading.slots_left(connection)
+
     def judged_by(self, annotator: str) -> int:
         """Tasks that she has judged, practice left out: what a quota counts."""
         with self._reading() as connection:

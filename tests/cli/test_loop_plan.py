@@ -199,6 +199,17 @@ def test_people_are_waited_for_until_every_item_has_its_overlap(db: Path) -> Non
     assert said[1] == "judged: 0 of 8" and said[-1] == "judged: 8 of 8 by 2 people"
 
 
+def test_what_somebody_skipped_is_not_waited_for(db: Path) -> None:
+    judge(db, 3)
+    with LabelStore(db) as store:
+        assert store.slots_left() == 1
+        store.submit(store.next_task("ann").number, Verdict(skip="no idea"), submission="skip")
+        assert store.slots_left() == 0 and store.progress().given == 3
+    said: list[str] = []
+    wait_for_people(db, ["label", "serve"], True, 1.0, said.append)
+    assert said == ["judged: 3 of 4 by 1 person, 1 skipped"]
+
+
 def test_nobody_is_waited_for_where_that_was_asked(db: Path) -> None:
     said: list[str] = []
     with pytest.raises(LeaveForPeople) as leave:

@@ -45,10 +45,10 @@ def settle(db: Path, overlap: int, programs: int, seed: int) -> None:
             store.configure(settings)
 
 
-def progress_of(db: Path) -> Progress:
-    """How far a labelling file is."""
+def progress_of(db: Path) -> tuple[Progress, int]:
+    """How far a labelling file is, and how many judgements are still to be asked for."""
     with LabelStore(db, create=False) as store:
-        return store.progress()
+        return store.progress(), store.slots_left()
 
 
 def late_judgements(db: Path, labels: Path) -> int:
@@ -66,7 +66,7 @@ def wait_for_people(
     say: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return when every item has been judged by as many as it needs.
+    """Return when every item has been judged, or skipped, by as many as it needs; what was skipped is said.
 
     Args:
         db: the labelling file.
@@ -79,8 +79,8 @@ def wait_for_people(
     Raises:
         LeaveForPeople: judgements are missing, and `wait` is false.
     """
-    progress = progress_of(db)
-    if progress.given >= progress.wanted:
+    progress, missing = progress_of(db)
+    if not missing:
         say(said(progress, None))
         return
     say(
@@ -91,16 +91,16 @@ def wait_for_people(
         raise LeaveForPeople
     first, began, spoke = progress.given, time.monotonic(), -SECONDS_BETWEEN
     shown = ""
-    while progress.given < progress.wanted:
+    while missing:
         now = time.monotonic()
         given = progress.given - first
-        left = (now - began) / given * (progress.wanted - progress.given) if given else None
+        left = (now - began) / given * missing if given else None
         line = said(progress, left)
         if now - spoke >= SECONDS_BETWEEN and line != shown:
             say(line)
             shown, spoke = line, now
         sleep(seconds)
-        progress = progress_of(db)
+        progress, missing = progress_of(db)
     say(said(progress, None))
 
 
@@ -109,6 +109,8 @@ def said(progress: Progress, left: float | None) -> str:
     people = [name for name in progress.by_annotator if name not in progress.machines]
     who = f" by {len(people)} {'person' if len(people) == 1 else 'people'}" if people else ""
     line = f"judged: {progress.given:,} of {progress.wanted:,}{who}"
+    if progress.skipped:
+        line += f", {progress.skipped:,} skipped"
     if left is not None:
         return f"{line}, about {duration(left)} left"
     if progress.given < progress.wanted and progress.seconds_each is not None:

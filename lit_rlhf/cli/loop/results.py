@@ -113,7 +113,7 @@ def judgements_in(db: Path) -> int | None:
 
     if not db.exists():
         return None
-    progress = progress_of(db)
+    progress, _ = progress_of(db)
     return sum(progress.by_annotator.values())
 
 
