@@ -9,9 +9,10 @@ import torch
 
 from lit_rlhf.cli.sample_draws import Drawn
 from lit_rlhf.cli.score_lines import RowScores
-from lit_rlhf.cli.scoring import resolve_scorer, score_batch, windows, without_too_long
+from lit_rlhf.cli.scoring import score_batch, windows, without_too_long
 from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.data.trees import plant_tree
+from lit_rlhf.models.loading import resolve_scorer
 from lit_rlhf.models.scorer import load_scorer
 from lit_rlhf.records import Prompt, Row
 

@@ -20,7 +20,6 @@ from lit_rlhf.cli.scoring import (
     Scorer,
     positions_of,
     ranks_of,
-    resolve_scorer,
     score_rows,
     scoring_key,
     too_long,
@@ -29,7 +28,7 @@ from lit_rlhf.data.tokenization import TextEncoder, load_tokenizer
 from lit_rlhf.data.trees import plant_tree
 from lit_rlhf.models.fingerprint import fingerprint_of_stored
 from lit_rlhf.models.implicit_scorer import load_implicit_scorer
-from lit_rlhf.models.loading import is_scorer_folder, resolve_model_name
+from lit_rlhf.models.loading import is_scorer_folder, resolve_model_name, resolve_scorer
 from lit_rlhf.models.scorer import load_scorer
 from lit_rlhf.records import Row, Tree
 

@@ -18,7 +18,6 @@ from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.components import disagreement
 from lit_rlhf.models.fingerprint import fingerprint_of_stored
 from lit_rlhf.models.implicit_scorer import ImplicitScorer
-from lit_rlhf.models.loading import is_scorer_folder, resolve_model_name
 from lit_rlhf.models.scorer import ScorerNetwork
 from lit_rlhf.modules.reference_file import rows_fingerprint
 from lit_rlhf.records import ResponseTrees, Tree
@@ -28,22 +27,6 @@ Scorer: TypeAlias = ScorerNetwork | ImplicitScorer
 
 BATCHES_AT_ONCE = 16
 """Batches whose rows are sorted by length together, and whose scores reach the disk together."""
-
-
-def resolve_scorer(name: str) -> str:
-    """The folder's path, checked, or the hub name as it is.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no reward model.
-    """
-    model = resolve_model_name(name)
-    if not is_scorer_folder(model):
-        raise ValueError(
-            f"{name} is no reward model: its config.json names no SequenceClassification architecture. "
-            "Give the export of a reward run, such as runs/reward/export."
-        )
-    return model
 
 
 def scoring_key(model: str, trees: Sequence[Tree], *more: str) -> str:

@@ -13,8 +13,8 @@ import uvicorn
 
 from lit_rlhf.cli.devices import choose_device
 from lit_rlhf.cli.refusal import refuse
-from lit_rlhf.cli.scoring import resolve_scorer
 from lit_rlhf.data.tokenization import load_tokenizer
+from lit_rlhf.models.loading import resolve_scorer
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.named import names_model, reward_at_path
 from lit_rlhf.rewards.remote import RemoteReward

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_rlhf.labelling.texts import printable
+from lit_rlhf.labelling.texts import counted, printable
 
 TITLES = {"pairwise": "Pairs", "ranking": "Rankings", "rating": "Ratings", "rewrite": "Rewrites"}
 MOST_PAIRS = 10
@@ -32,8 +32,9 @@ def describe_lines(described: Mapping[str, Any]) -> list[str]:
     """
     people, programs = described["annotators"], len(described["machines"])
     lines = [
-        f"{_count(described['judgements'], 'judgement')} of {_count(described['items'], 'item')} by "
-        f"{_count(people, 'person', 'people')}" + (f" and {_count(programs, 'program')}" if programs else "")
+        f"{counted(described['judgements'], 'judgement')} of {counted(described['items'], 'item')} by "
+        f"{counted(people, 'person', 'people')}"
+        + (f" and {counted(programs, 'program')}" if programs else "")
     ]
     for mode in described["modes"]:
         lines += ["", *_mode(mode)]
@@ -69,13 +70,13 @@ def number(measure: Mapping[str, Any]) -> str:
 
 
 def _mode(mode: Mapping[str, Any]) -> list[str]:
-    who = _count(mode["annotators"], "person", "people")
+    who = counted(mode["annotators"], "person", "people")
     if mode["whose"] == "programs":
-        who = f"{_count(mode['annotators'], 'program')} (no person judged: these are the programs' numbers)"
+        who = f"{counted(mode['annotators'], 'program')} (no person judged: these are the programs' numbers)"
     several = f"; {mode['several']:,} with two or more" if mode["mode"] != "rewrite" else ""
     lines = [
-        f"{TITLES[mode['mode']]}: {_count(mode['judgements'], 'judgement')} of "
-        f"{_count(mode['items'], 'item')} by {who}{several}"
+        f"{TITLES[mode['mode']]}: {counted(mode['judgements'], 'judgement')} of "
+        f"{counted(mode['items'], 'item')} by {who}{several}"
     ]
     if mode["whose"] == "people" and mode["judgements_of_programs"]:
         lines.append(f"  and {mode['judgements_of_programs']:,} by programs, which count for nothing here")
@@ -87,7 +88,7 @@ def _mode(mode: Mapping[str, Any]) -> list[str]:
     lines += [_line(one) for one in [*mode["agreement"], *mode["bias"]]]
     for row in mode["mean_ranks"]:
         ranks = " ".join(f"{rank:.2f}" for rank in row["by_position"])
-        of = f"of {row['responses']} ({_count(row['judgements'], 'ranking')})"
+        of = f"of {row['responses']} ({counted(row['judgements'], 'ranking')})"
         lines.append(f"  Mean rank by position shown, {of}: {ranks}")
     lines += [_line(one) for one in mode["checks"] if one["count"]]
     if mode["confusion"] and mode["several"]:
@@ -119,7 +120,7 @@ def _between(mode: Mapping[str, Any]) -> list[str]:
         found = {one["name"]: number(one) for one in row["measures"]}
         kappa = f"Cohen's κ {found['cohen_kappa']}, weighted {found['cohen_kappa_weighted']}"
         tau = f", τ-b {found['kendall_tau_b']}" if "kendall_tau_b" in found else ""
-        lines.append(f"    {names}, {_count(row['items'], 'item')}: same {found['same']}, {kappa}{tau}")
+        lines.append(f"    {names}, {counted(row['items'], 'item')}: same {found['same']}, {kappa}{tau}")
     rest = len(mode["between"][MOST_PAIRS:]) + mode["between_left_out"]
     return lines + ([f"    and {rest:,} pairs with no more items in common"] if rest else [])
 
@@ -127,7 +128,7 @@ def _between(mode: Mapping[str, Any]) -> list[str]:
 def _annotator(row: Mapping[str, Any]) -> list[str]:
     program = f" (a program: {printable(row['machine'])})" if row["machine"] is not None else ""
     parts = [f"{_SHORT[one['name']]} {number(one)}" for one in row["measures"] if one["value"] is not None]
-    counts = [_count(row["judgements"], "judgement")]
+    counts = [counted(row["judgements"], "judgement")]
     counts += [f"{row[name]:,} {label}" for name, label in _COUNTS.items() if row[name]]
     counts += [f"{_seconds(row['seconds'])} s each"] if row["seconds"] else []
     lines = [f"  {printable(row['annotator'])}{program}: {', '.join(counts)}"]
@@ -139,10 +140,6 @@ _COUNTS = {"skips": "skipped", "flags": "flagged", "both_bad": "both bad"}
 
 def _seconds(seconds: Mapping[str, Any]) -> str:
     return f"{seconds['median']:.1f} ({seconds['lower']:.1f} to {seconds['upper']:.1f})"
-
-
-def _count(count: int, one: str, several: str = "") -> str:
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def _left_out(count: int, of: str) -> Sequence[str]:

@@ -89,7 +89,7 @@ def judged_by(connection: sqlite3.Connection, annotator: str) -> int:
 
 
 def why_nothing(connection: sqlite3.Connection, annotator: str, settings: Settings) -> str:
-    """Why there is nothing for her: ``quota``, ``waiting`` for what others hold, or ``done``."""
+    """Why there is nothing for her: ``quota``, ``waiting`` for what others hold, ``empty``, or ``done``."""
     if settings.quota is not None and judged_by(connection, annotator) >= settings.quota:
         return "quota"
     (held,) = connection.execute(
@@ -99,7 +99,10 @@ def why_nothing(connection: sqlite3.Connection, annotator: str, settings: Settin
         """,
         {"annotator": annotator, "overlap": settings.overlap},
     ).fetchone()
-    return "waiting" if held else "done"
+    if held:
+        return "waiting"
+    there = connection.execute("SELECT 1 FROM items WHERE purpose != 'live' LIMIT 1").fetchone()
+    return "empty" if there is None else "done"
 
 
 def _free_item(connection: sqlite3.Connection, annotator: str, settings: Settings) -> int | None:

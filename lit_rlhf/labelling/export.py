@@ -23,6 +23,7 @@ from lit_rlhf.labelling.export_rows import (
 from lit_rlhf.labelling.export_selection import Selection, select
 from lit_rlhf.labelling.export_votes import agreed_pairs, agreed_rankings, majority_pairs, majority_ranking
 from lit_rlhf.labelling.items import Judgement
+from lit_rlhf.labelling.texts import counted
 
 Rows: TypeAlias = Literal["rankings", "pairs", "votes", "demonstrations"]
 ROWS: tuple[Rows, ...] = ("rankings", "pairs", "votes", "demonstrations")
@@ -84,7 +85,9 @@ class Exported:
 
     def describe(self) -> list[str]:
         """A line for each thing to be said."""
-        lines = [f"{len(self.rows):,} rows of {self.kind}, from {self.judgements:,} judgements"]
+        lines = [
+            f"{counted(len(self.rows), 'row')} of {self.kind}, from {counted(self.judgements, 'judgement')}"
+        ]
         lines += [f"left out: {count:,} {what}" for what, count in self.left_out.items()]
         return lines + self.notes
 
@@ -218,7 +221,7 @@ def _notes(selection: Selection, settings: ExportSettings) -> list[str]:
         flagged = {one.task.item.number for one in selection.judgements} & set(selection.flags)
         if flagged:
             notes.append(
-                f"{len(flagged):,} items were flagged: `flag` says why; --without-flagged drops them"
+                f"flagged: {counted(len(flagged), 'item')}; `flag` says why, --without-flagged drops them"
             )
     clashing = sorted({name for one in selection.judgements for name in one.task.item.columns} & RESERVED)
     if clashing:
@@ -227,7 +230,7 @@ def _notes(selection: Selection, settings: ExportSettings) -> list[str]:
         )
     if selection.machine_judgements:
         notes.append(
-            f"{selection.machine_judgements:,} judgements are by programs, marked `machine`; "
-            "--people-only leaves them out"
+            f"by programs: {counted(selection.machine_judgements, 'judgement')}, marked `machine`; --people-only "
+            "leaves them out"
         )
     return notes

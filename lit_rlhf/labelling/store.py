@@ -10,20 +10,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from lit_rlhf.labelling import assignment, reading
-from lit_rlhf.labelling.items import KINDS, Item, Judgement, Kind, Progress, Settings, Task, shown_order
+from lit_rlhf.labelling import assignment, reading, writing
+from lit_rlhf.labelling.items import KINDS, Item, Judgement, Kind, Progress, Settings, Task
 from lit_rlhf.labelling.schema import StoreBusy, StoreError, backup_to, connect, prepare
-from lit_rlhf.labelling.verdicts import Verdict, VerdictError, check_encodable, parse_verdict, renumbered
+from lit_rlhf.labelling.verdicts import Verdict
 
 
 class StaleJudgement(StoreError):
@@ -99,10 +96,10 @@ class LabelStore:
         with self._reading() as connection:
             seed = reading.settings(connection).seed
         rows = [
-            self._row(item, "gold" if item.gold else "label", seed) for item in items
+            writing.item_row(item, "gold" if item.gold else "label", seed) for item in items
         ]  # before others wait
         with self._writing() as connection:
-            return [self._add_item(connection, item, row) for item, row in zip(items, rows, strict=True)]
+            return [writing.add_item(connection, item, row) for item, row in zip(items, rows, strict=True)]
 
     def items(self) -> list[Item]:
         """All of them, in the order in which they came."""
@@ -163,11 +160,11 @@ class LabelStore:
                 chosen = assignment.choose(connection, annotator, settings, len(numbers))
                 if chosen is None:
                     break
-                numbers.append(self._open(connection, *chosen, annotator, settings))
+                numbers.append(writing.open_task(connection, *chosen, annotator, settings))
             return [reading.task(connection, number) for number in numbers]
 
     def why_nothing(self, annotator: str) -> str:
-        """Why :meth:`next_task` has nothing: ``quota``, ``waiting`` (others hold what is left) or ``done``."""
+        """Why :meth:`next_task` has nothing: ``quota``, ``waiting`` (others hold the rest), ``empty`` or ``done``."""
         with self._reading() as connection:
             return assignment.why_nothing(connection, annotator, reading.settings(connection))
 
@@ -184,9 +181,9 @@ class LabelStore:
         """An item that came from the page itself, for who typed its prompt."""
         with self._writing() as connection:
             connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, NULL)", (annotator,))
-            row = self._row(item, "live", reading.settings(connection).seed)
-            number = self._add_item(connection, item, row).number
-            return reading.task(connection, self._task(connection, number, annotator, "live"))
+            row = writing.item_row(item, "live", reading.settings(connection).seed)
+            number = writing.add_item(connection, item, row).number
+            return reading.task(connection, writing.task_for(connection, number, annotator, "live"))
 
     # --- saying something -------------------------------------------------------------------------------
 
@@ -218,7 +215,7 @@ class LabelStore:
             VerdictError: the verdict is none of this item's mode.
         """
         with self._writing() as connection:
-            said = self._said(connection, submission, task)
+            said = writing.said_before(connection, submission, task)
             if said is not None:
                 return said
             current = reading.current(connection, task)
@@ -227,7 +224,9 @@ class LabelStore:
                 raise StaleJudgement(
                     f"task {task}: its judgement {found} by now; look at it again before you change it."
                 )
-            return self._append(connection, task, verdict, submission, comment, flag, seconds, None)
+            return writing.append_judgement(
+                connection, task, verdict, submission, comment, flag, seconds, None
+            )
 
     def reopen(self, task: int, submission: str) -> Task:
         """Take a task's judgement back; it is asked again.
@@ -236,10 +235,10 @@ class LabelStore:
             StoreError: there is no such task, or nothing to take back.
         """
         with self._writing() as connection:
-            if self._said(connection, submission, task) is None:
+            if writing.said_before(connection, submission, task) is None:
                 if reading.current(connection, task) is None:
                     raise StoreError(f"task {task}: there is no judgement to take back.")
-                self._append(connection, task, None, submission, "", "", None, None)
+                writing.append_judgement(connection, task, None, submission, "", "", None, None)
             return reading.task(connection, task)
 
     def record(
@@ -276,9 +275,11 @@ class LabelStore:
         """
         with self._writing() as connection:
             connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, NULL)", (annotator,))
-            task = self._task(connection, item, annotator, kind, shown or ())
-            said = self._said(connection, submission, task)
-            return said or self._append(connection, task, verdict, submission, comment, flag, seconds, at)
+            task = writing.task_for(connection, item, annotator, kind, shown or ())
+            said = writing.said_before(connection, submission, task)
+            return said or writing.append_judgement(
+                connection, task, verdict, submission, comment, flag, seconds, at
+            )
 
     def task_of(self, submission: str) -> Task | None:
         """The task of the judgement that a submission made or took back; None where it did neither."""
@@ -367,149 +368,3 @@ class LabelStore:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")  # nothing was written
             self._readers.append(connection)
-
-    def _row(self, item: Item, purpose: str, seed: int) -> dict[str, Any]:
-        try:
-            if item.gold is not None:
-                parse_verdict(item.gold.to_json(), item.mode, len(item.responses))
-            row = reading.item_fields(item, purpose, seed)
-            "".join(str(value) for value in row.values()).encode()
-        except VerdictError as error:
-            raise StoreError(
-                f"row {item.row_id or item.key[:8]}: the known answer cannot be given; {error}"
-            ) from None
-        except UnicodeEncodeError:
-            raise StoreError(
-                f"row {item.row_id or item.key[:8]}: expected text that UTF-8 can hold, found half of a surrogate pair."
-            ) from None
-        return row
-
-    def _add_item(self, connection: sqlite3.Connection, item: Item, row: dict[str, Any]) -> Item:
-        known = connection.execute("SELECT number FROM items WHERE key = ?", (row["key"],)).fetchone()
-        if known is None:
-            names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
-            added = connection.execute(f"INSERT INTO items ({names}) VALUES ({marks})", row)
-            return replace(item, number=int(added.lastrowid or 0))
-        there = reading.item(connection, known["number"])
-        gold = item.gold
-        if gold is not None and item.responses != there.responses:
-            gold = renumbered(gold, there.places_of(item.responses))
-        renewed = {
-            "number": there.number,
-            "priority": there.priority if item.priority is None else item.priority,
-            "gold": None if gold is None else json.dumps(gold.to_json(), ensure_ascii=False),
-            "explanation": item.explanation or there.explanation,
-            "purpose": row["purpose"],
-        }
-        connection.execute(
-            "UPDATE items SET priority = :priority, gold = :gold, explanation = :explanation, purpose = CASE :purpose "
-            "WHEN 'live' THEN purpose ELSE :purpose END WHERE number = :number",
-            renewed,
-        )
-        return reading.item(connection, there.number)
-
-    def _open(
-        self, connection: sqlite3.Connection, item: int, kind: Kind, annotator: str, settings: Settings
-    ) -> int:
-        number = self._task(connection, item, annotator, kind)
-        connection.execute(
-            "UPDATE tasks SET leased_until = ? WHERE number = ?",
-            (time.time() + settings.lease_seconds, number),
-        )
-        return number
-
-    def _task(
-        self,
-        connection: sqlite3.Connection,
-        item: int,
-        annotator: str,
-        kind: Kind,
-        shown: Sequence[int] | None = None,
-    ) -> int:
-        """The number of the task of this item, annotator and kind, made where there is none."""
-        found = connection.execute(
-            "SELECT number FROM tasks WHERE item = ? AND annotator = ? AND kind = ?", (item, annotator, kind)
-        ).fetchone()
-        if found is not None:
-            return int(found["number"])
-        of = reading.item(connection, item)
-        if shown is None:
-            first = connection.execute(
-                "SELECT shown FROM tasks WHERE item = ? AND annotator = ? AND kind = 'label'",
-                (item, annotator),
-            ).fetchone()
-            if kind in ("repeat", "swap") and first is not None:  # whatever the seed was then
-                shown = json.loads(first["shown"])[:: 1 if kind == "repeat" else -1]
-            else:
-                shown = shown_order(of, annotator, reading.settings(connection).seed)
-        elif shown and sorted(shown) != list(of.distinct):
-            raise StoreError(
-                f"item {item}: expected {list(of.distinct)} in the order shown, found {list(shown)}."
-            )
-        (number,) = connection.execute(
-            "INSERT INTO tasks (item, annotator, kind, shown, opened, leased_until) VALUES (?, ?, ?, ?, ?, 0) "
-            "RETURNING number",
-            (item, annotator, kind, json.dumps(list(shown)), time.time()),
-        ).fetchone()
-        return int(number)
-
-    def _said(self, connection: sqlite3.Connection, submission: str, task: int) -> Judgement | None:
-        """What this submission made before, if it did."""
-        found = connection.execute(
-            "SELECT number, task FROM judgements WHERE submission = ?", (submission,)
-        ).fetchone()
-        if found is None:
-            return None
-        if found["task"] != task:
-            raise StoreError(f"submission {submission!r}: was for task {found['task']}, not for {task}.")
-        return reading.judgement(connection, found["number"])
-
-    def _append(
-        self,
-        connection: sqlite3.Connection,
-        task: int,
-        verdict: Verdict | None,
-        submission: str,
-        comment: str,
-        flag: str,
-        seconds: float | None,
-        at: str | None,
-    ) -> Judgement:
-        of = reading.task(connection, task)
-        said = None
-        check_encodable(comment, flag)
-        if verdict is not None:
-            said = parse_verdict(verdict.to_json(), of.item.mode, len(of.item.responses)).to_json()
-        (number,) = connection.execute(
-            "INSERT INTO judgements (submission, task, verdict, comment, flag, seconds, at, replaces) VALUES "
-            "(?, ?, ?, ?, ?, ?, ?, (SELECT max(number) FROM judgements WHERE task = ?)) RETURNING number",
-            (
-                submission,
-                task,
-                None if said is None else json.dumps(said, ensure_ascii=False),
-                comment,
-                flag,
-                seconds,
-                at or datetime.now(UTC).isoformat(timespec="milliseconds"),
-                task,
-            ),
-        ).fetchone()
-        if said is None:
-            now = time.time()
-            lease = reading.settings(connection).lease_seconds
-            connection.execute(
-                "UPDATE tasks SET judgement = NULL, opened = ?, leased_until = ? WHERE number = ?",
-                (now, now + lease, task),
-            )
-        else:
-            connection.execute("UPDATE tasks SET judgement = ? WHERE number = ?", (number, task))
-        connection.execute(
-            """
-            UPDATE items SET judged = (
-                SELECT count(*) FROM tasks JOIN judgements ON judgements.number = tasks.judgement
-                WHERE tasks.item = items.number AND kind = 'label' AND substr(verdict, 1, 7) != '{"skip"'
-            ) WHERE number = ?
-            """,
-            (of.item.number,),
-        )
-        return reading.judgement(connection, number)

@@ -25,6 +25,20 @@ def message_text(message: Mapping[str, Any]) -> str:
     return "\n".join(texts)
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number with what it is of.
+
+    Args:
+        number: how many.
+        one: the word for one of them.
+        several: the word for more; by default with an s behind it.
+
+    >>> counted(1, "item"), counted(1200, "item"), counted(2, "person", "people")
+    ('1 item', '1,200 items', '2 people')
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def printable(text: str) -> str:
     """One line, with what is not printable spelled out.
 

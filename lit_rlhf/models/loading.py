@@ -106,6 +106,22 @@ def is_scorer_folder(name: str) -> bool:
     return any(a.endswith("ForSequenceClassification") for a in architectures or [])
 
 
+def resolve_scorer(name: str) -> str:
+    """The folder's path, checked, or the hub name as it is.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no reward model.
+    """
+    model = resolve_model_name(name)
+    if not is_scorer_folder(model):
+        raise ValueError(
+            f"{name} is no reward model: its config.json names no SequenceClassification architecture. "
+            "Give the export of a reward run, such as runs/reward/export."
+        )
+    return model
+
+
 def load_sequence_classifier(name: str, attention: Attention = "auto") -> PreTrainedModel:
     """A stored scorer in fp32 and train mode.
 

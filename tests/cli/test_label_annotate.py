@@ -283,7 +283,8 @@ def test_a_reward_server_that_refuses_makes_no_skips(
     filled(DIFFERENT)
     with pytest.raises(SystemExit):
         annotate("--annotator", serve(RewardServer(reward, "r", 8, 8, 1 << 20, "a secret")))
-    assert "answered 401" in capsys.readouterr().err and not said()
+    error = capsys.readouterr().err
+    assert "answered 401" in error and "the same command goes on" in error and not said()
 
 
 @pytest.fixture
@@ -349,7 +350,9 @@ def test_garbage_is_a_skip_and_a_lost_server_is_not(
     with pytest.raises(SystemExit) as stop:
         annotate("--annotator", model.address, "--llm-model", "m", "--concurrency", "1")
     out, error = capsys.readouterr()
-    assert stop.value.code == 1 and "answered 401 Unauthorized: no more" in error
+    assert (
+        stop.value.code == 1 and "answered 401 Unauthorized: no more. What was judged is in the file" in error
+    )
     skips = sorted(str(said.skip) for said in verdicts().values() if said is not None)
     assert len(skips) == 2 and "could not be read" in skips[0] and skips[1] == "too hard"
     assert "2 judged, 0 of them ties, 2 skipped" in out

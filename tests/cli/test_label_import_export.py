@@ -47,7 +47,7 @@ def test_an_export_says_what_is_in_it_and_what_is_not(
     assert capsys.readouterr().out.splitlines() == [
         f"{out}: 3 rows of pairs, from 3 judgements",
         "  left out: 1 skipped",
-        "  1 judgements are by programs, marked `machine`; --people-only leaves them out",
+        "  by programs: 1 judgement, marked `machine`; --people-only leaves them out",
         "next time: --since 4",
     ]
     assert [(row["annotator"], row["chosen"], row.get("tie")) for row in rows_of(out)] == [
@@ -56,6 +56,25 @@ def test_an_export_says_what_is_in_it_and_what_is_not(
         ("rule", "x", True),
     ]
     assert len(read_rows(str(out), "pairs").rows) == 3
+
+
+def test_an_export_without_rows_says_why(
+    db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = tmp_path / "pairs.jsonl", tmp_path / "table.csv"
+    export.main(["--db", str(db), "--out", str(out), "--since", "4"])
+    assert "  the file is empty: no judgement is later than --since 4" in capsys.readouterr().out.splitlines()
+    export.main(["--db", str(db), "--out", str(out), "--votes", "min-agree", "--min-agree", "3"])
+    assert "  the file is empty: every judgement was left out" in capsys.readouterr().out.splitlines()
+    assert out.read_bytes() == b""
+    with LabelStore(tmp_path / "new.db") as store:
+        store.add_items([Item("pairwise", "p", ("x", "y"))])
+    export.main(["--db", str(tmp_path / "new.db"), "--out", str(table), "--format", "csv"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        f"{table}: 0 rows for csv, from 0 judgements",
+        "  the file is empty: nothing is judged yet",
+    ]
 
 
 def test_the_same_judgements_give_the_same_bytes(db: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_files_become_items_and_the_next_start_needs_none(files, served, capsys)
     out, err = capsys.readouterr()
     assert "read rows.jsonl: 2 items (1 ranking, 1 pairwise), 2 of them new" in out
     assert "left out 1 of 3 rows" in out and "rows.jsonl:3" in out
-    assert "read gold.jsonl: 1 test items (1 pairwise), 1 of them new" in out
+    assert "read gold.jsonl: 1 test item (1 pairwise), 1 of them new" in out
     assert "labels.db: 2 items to judge, 2 annotators for each; 0 of 4 judgements are there" in out
     assert "judgements go to labels.db" in out and err == "" and "nothing to judge" not in out
     for command in ("label agreement --db labels.db ", "label export --db labels.db --out judged.jsonl "):
@@ -104,7 +104,7 @@ def test_files_become_items_and_the_next_start_needs_none(files, served, capsys)
 def test_judged_rows_and_practice_without_tests_are_said(files, served, capsys):
     run("gold.jsonl", "--practice", "3", "--mode", "pairwise")
     out, err = capsys.readouterr()
-    assert "1 rows are judged already" in out and "label import" in out
+    assert "judged already: 1 row" in out and "label import" in out
     assert err == "warning: --practice 3: there are 0 test items to practise on; --gold FILE adds more.\n"
 
 

@@ -63,6 +63,14 @@ def test_a_skip_leaves_the_slot_to_somebody_else(store: LabelStore) -> None:
     assert store.next_task("bob") is not None
 
 
+def test_a_file_without_items_is_told_from_one_that_is_done(store: LabelStore) -> None:
+    store.live_task(Item("pairwise", "typed in", ("a", "b")), "ann")
+    assert store.why_nothing("bob") == "empty"
+    store.add_items(pairs(1))
+    store.submit(store.next_task("bob").number, FIRST, submission="1")
+    assert store.why_nothing("bob") == "done"
+
+
 def test_overlap_asks_different_people(store: LabelStore) -> None:
     store.configure(Settings(overlap=2, repeats=0.0))
     store.add_items(pairs(10))

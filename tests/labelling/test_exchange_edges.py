@@ -278,7 +278,7 @@ def test_rows_that_ask_the_same_are_told_once(tmp_path: Path, store: LabelStore)
     said = "\n".join([*parsed.notes, *import_entries(store, parsed.entries).describe()])
     assert "2 rows ask what an earlier row asks, whose id and fields are kept" in said
     assert "left out" not in said
-    assert "1 items added, 0 were there, in 3 rows" in said
+    assert "1 item added, 0 were there, in 3 rows" in said
     # of another file, judged there
     other = tmp_path / "other.jsonl"
     other.write_text(

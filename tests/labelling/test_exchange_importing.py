@@ -206,7 +206,7 @@ def test_progress_is_told_a_judgement_at_a_time(store: LabelStore) -> None:
 
 def test_what_is_said_of_an_import() -> None:
     assert Imported(items=1, known_items=2, judgements=3, known=4, unsigned=1).describe() == [
-        "1 items added, 2 were there",
+        "1 item added, 2 were there",
         "3 judgements added, 4 were there",
         "1 judgements name nobody: they are by 'unsigned', and -2, -3 where several judge an item",
     ]
@@ -252,7 +252,7 @@ def test_rows_that_ask_the_same_are_counted_with_the_ids_that_are_not_kept(store
     for number, entry in enumerate(entries, start=1):
         entry.place = f"f:{number}"
     done = import_entries(store, entries)
-    assert done.describe()[0] == "1 items added, 0 were there, in 7 rows"
+    assert done.describe()[0] == "1 item added, 0 were there, in 7 rows"
     line = "left out: id and other fields of {} rows that ask what another row, or an item here, asks ({}); "
     line += "what was said of them is kept"
     assert done.notes == [line.format(4, "2, 1, 1, 1")]

@@ -13,7 +13,7 @@ from lit_rlhf.labelling.exchange.arena import DIFFERENT_TURNS
 from lit_rlhf.labelling.exchange.argilla import DRAFTS, PARTIAL, SUGGESTIONS, UNREAD
 from lit_rlhf.labelling.exchange.entries import Parsed, Said
 from lit_rlhf.labelling.exchange.label_studio import NOTHING, PREDICTIONS, UNPLACED
-from lit_rlhf.labelling.exchange.reading import read_file, tell_format
+from lit_rlhf.labelling.exchange.reading import Format, read_file, tell_format
 from lit_rlhf.labelling.verdicts import Verdict
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -262,6 +262,14 @@ def test_tables_spell_every_verdict(cells: dict[str, Any], verdict: Verdict, tmp
         **cells,
     }
     assert said(read_file(write(tmp_path, "t.jsonl", [row]))) == [[("ann", verdict)]]
+
+
+@pytest.mark.parametrize("kind", [None, "label-studio"])
+def test_label_studios_smaller_export_is_refused_by_its_name(kind: Format | None, tmp_path: Path) -> None:
+    row = {"id": 1, "prompt": "p", "response_a": "x", "response_b": "y", "choice": "left", "annotator": 1,
+           "annotation_id": 2, "created_at": "", "updated_at": "", "lead_time": 1.5}  # fmt: skip
+    with pytest.raises(ValueError, match="expected Label Studio's JSON export, found its JSON_MIN or CSV"):
+        read_file(write(tmp_path, "project.json", [row]), kind)
 
 
 ITEMS = {"prompt": "p", "items": [{"id": "a", "body": "x"}, {"id": "b", "body": "y"}]}

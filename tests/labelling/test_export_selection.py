@@ -35,7 +35,7 @@ def test_skips_tests_and_repeats_are_counted_and_not_exported() -> None:
         "judgements taken back": 1,
     }
     assert exported.next == 7
-    assert exported.describe()[0] == "1 rows of pairs, from 1 judgements"
+    assert exported.describe()[0] == "1 row of pairs, from 1 judgement"
     assert "left out: 1 skipped" in exported.describe()
 
 
@@ -89,7 +89,7 @@ def test_flags_are_in_every_row_of_their_item_or_drop_it() -> None:
     ]
     exported = export(given, rows="rankings")
     assert [row.get("flag") for row in exported.rows] == ["broken; rude", "broken; rude", None]
-    assert exported.notes == ["1 items were flagged: `flag` says why; --without-flagged drops them"]
+    assert exported.notes == ["flagged: 1 item; `flag` says why, --without-flagged drops them"]
     exported = export(given, rows="rankings", without_flagged=True)
     assert numbers(exported) == [4]
     assert exported.left_out == {"skipped": 1, "judgements of flagged items (--without-flagged)": 2}
@@ -100,7 +100,7 @@ def test_programs_are_marked_or_left_out() -> None:
     given = [judged(1, PAIR, "ann", FIRST), judged(2, PAIR, "rm", SECOND)]
     exported = export(given, {"rm": "reward model"})
     assert [row.get("machine") for row in exported.rows] == [None, "reward model"]
-    assert exported.notes == ["1 judgements are by programs, marked `machine`; --people-only leaves them out"]
+    assert exported.notes == ["by programs: 1 judgement, marked `machine`; --people-only leaves them out"]
     exported = export(given, {"rm": "reward model"}, people_only=True)
     assert numbers(exported) == [1]
     assert exported.left_out == {"judgements of programs (--people-only)": 1}

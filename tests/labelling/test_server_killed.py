@@ -138,7 +138,7 @@ def test_it_ends_when_it_is_told_to(db, servers, how):
     )
     code, out, err = servers[0].end(how)
     assert (code, err) == (0, "")
-    assert "1 judgements, of those that are wanted 1 of 2,000" in out
+    assert "1 judgement, of those that are wanted 1 of 2,000" in out
     assert "token" not in out.replace("/?token=", "").replace("labels.db.access.json", "")
 
 
@@ -149,7 +149,7 @@ from lit_rlhf.labelling import agreement
 from lit_rlhf.labelling.server import live, running
 
 def for_ever(*_):
-    print("at work", flush=True)
+    print("at work\\n", end="", flush=True)  # in one piece: another thread may print too
     time.sleep(600)
 
 running.PATIENCE = 0.5
@@ -191,7 +191,7 @@ def test_it_ends_in_time_whatever_its_threads_do(db, servers, signals, monkeypat
     code, out, err = server.end(signal.SIGINT)
     for thread in threads:
         thread.join()
-    assert code == 0 and "1 judgements, of those that are wanted 1 of 2,000" in out
+    assert code == 0 and "1 judgement, of those that are wanted 1 of 2,000" in out
     assert "Traceback" not in err and "CancelledError" not in err
     assert answered == [500, 500]
     with LabelStore(db, create=False) as store:

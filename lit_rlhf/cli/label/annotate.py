@@ -5,40 +5,36 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import pairwise
-from urllib.parse import urlsplit
 
 from lit_rlhf.cli.given_files import check_model_folder
 from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.labelling.annotators.settings import (
+    Annotator,
+    AnnotatorError,
+    check_annotator,
+    defaults,
+    is_address,
+    key_of,
+)
 from lit_rlhf.labelling.schema import StoreError
 from lit_rlhf.labelling.server.names import checked_name
 from lit_rlhf.labelling.store import LabelStore
-
-OF_SCORES = ("temperature", "flips", "seed", "tie_width", "slight_width", "rating_bounds", "columns")
-OF_LANGUAGE_MODELS = ("llm_request", "both_orders", "requests_per_minute", "retries", "concurrency")
-DEFAULTS = {
-    "temperature": 0.0, "flips": 0.0, "seed": 0, "tie_width": 0.0, "slight_width": 0.0, "columns": (),
-    "llm_request": {"temperature": 0}, "both_orders": False, "retries": 6, "concurrency": 4,
-}  # fmt: skip
-"""What the options of one kind of annotator are where they are not given; None says that they were not."""
-
-NAMES_THE_SOURCE = ("model", "source", "policy", "checkpoint", "sampling", "generator")
-"""What a field is called that says what wrote a response."""
 
 
 def main(argv: Sequence[str]) -> None:
     """``lit-rlhf label annotate --db F --annotator SPEC --name NAME``"""
     arguments = parse(argv)
-    check_arguments(arguments)
+    settings = check_arguments(arguments)
     from lit_rlhf.cli.guard import run_guarded
     from lit_rlhf.cli.label.annotate_run import annotate
 
     try:
-        run_guarded("label annotate", lambda: annotate(arguments))
+        run_guarded("label annotate", lambda: annotate(arguments, settings))
     except KeyboardInterrupt:
         print("\ninterrupted; what was judged is in the file", file=sys.stderr)
         print(f"go on with: {shlex.join(['lit-rlhf', 'label', 'annotate', *argv])}", file=sys.stderr)
@@ -46,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command's arguments."""
+    """The command's arguments; None for options that were not given."""
     parser = argparse.ArgumentParser(
         "lit-rlhf label annotate",
         allow_abbrev=False,
@@ -56,6 +52,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "people raise it by one. What was interrupted goes on when the same command is given again, and nothing is "
         "judged twice.",
     )
+    add_general_options(parser)
+    add_options_of_scores(parser)
+    add_options_of_language_models(parser)
+    return parser.parse_args(argv)
+
+
+def add_general_options(parser: argparse.ArgumentParser) -> None:
+    """Which file, who judges, and how much of it."""
     add = parser.add_argument
     add("--db", required=True, metavar="F", help="the labelling file")
     add(
@@ -76,159 +80,120 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--timeout",
         type=float,
-        default=120.0,
         metavar="S",
-        help="seconds that one request or one call of a function may take (%(default)g)",
+        help="seconds that one request or one call of a function may take (120)",
     )
     add(
         "--key-env",
         metavar="NAME",
         help="the environment variable with the key or token that the address asks for",
     )
-    scores = parser.add_argument_group("by scores (a function, a reward model, a reward server)").add_argument
-    scores("--tie-width", type=float, metavar="W", help="scores that differ by at most W are a tie (0)")
-    scores("--slight-width", type=float, metavar="W", help="pairs: by at most W is slightly better (0)")
-    scores(
+    add("--batch-size", type=int, metavar="N", help="responses in one forward (64)")
+    add("--device", help="of a reward model: auto, cpu, cuda, cuda:1, mps (auto)")
+
+
+def add_options_of_scores(parser: argparse.ArgumentParser) -> None:
+    """How scores become judgements."""
+    add = parser.add_argument_group("by scores (a function, a reward model, a reward server)").add_argument
+    add("--tie-width", type=float, metavar="W", help="scores that differ by at most W are a tie (0)")
+    add("--slight-width", type=float, metavar="W", help="pairs: by at most W is slightly better (0)")
+    add(
         "--rating-bounds",
         type=float,
         nargs=4,
         metavar="S",
         help="the scores from which on a response is rated 2, 3, 4 and 5; needed where there are ratings",
     )
-    scores(
+    add(
         "--columns",
         nargs="+",
         metavar="FIELD",
         help="fields of the rows that the function is told besides prompt, response and `finished`",
     )
-    scores("--temperature", type=float, metavar="T", help="scale of Gumbel noise on the scores (0)")
-    scores("--flips", type=float, metavar="P", help="share of judgements turned the wrong way round (0)")
-    scores("--seed", type=int, metavar="N", help="of the noise (0)")
-    add("--batch-size", type=int, default=64, metavar="N", help="responses in one forward (%(default)s)")
-    add("--device", default="auto", help="of a reward model: auto, cpu, cuda, cuda:1, mps (%(default)s)")
-    llm = parser.add_argument_group("by a language model").add_argument
-    llm(
+    add("--temperature", type=float, metavar="T", help="scale of Gumbel noise on the scores (0)")
+    add("--flips", type=float, metavar="P", help="share of judgements turned the wrong way round (0)")
+    add("--seed", type=int, metavar="N", help="of the noise (0)")
+
+
+def add_options_of_language_models(parser: argparse.ArgumentParser) -> None:
+    """What a language model is asked, and how often."""
+    add = parser.add_argument_group("by a language model").add_argument
+    add(
         "--llm-model", metavar="NAME", help="the model's name at the address, which answers /chat/completions"
     )
-    llm(
+    add(
         "--both-orders",
         action="store_true",
         default=None,
         help="ask for the responses in both orders; where the two answers differ it is a tie",
     )
-    llm(
+    add(
         "--llm-request",
         metavar="JSON",
         help='more fields of the request ({"temperature": 0}), such as \'{"max_tokens": 500}\'',
     )
-    llm("--concurrency", type=int, metavar="N", help="tasks asked about at once (4)")
-    llm("--requests-per-minute", type=float, metavar="N", help="started at the most (no limit)")
-    llm("--retries", type=int, metavar="N", help="tries of a request after the first (6)")
-    return parser.parse_args(argv)
+    add("--concurrency", type=int, metavar="N", help="tasks asked about at once (4)")
+    add("--requests-per-minute", type=float, metavar="N", help="started at the most (no limit)")
+    add("--retries", type=int, metavar="N", help="tries of a request after the first (6)")
 
 
-def check_arguments(arguments: argparse.Namespace) -> None:
-    """Refuse what can be seen to be wrong before anything heavy is loaded, and fill in what was not given."""
+def check_arguments(arguments: argparse.Namespace) -> Annotator:
+    """Refuse what can be seen to be wrong before anything heavy is loaded; what is asked for, where nothing is."""
     try:
         arguments.name = checked_name(arguments.name)
     except ValueError as error:
         refuse(f"--name: {error}.")
-    check_kind(arguments)
-    for option, value in DEFAULTS.items():
-        if getattr(arguments, option) is None:
-            setattr(arguments, option, value)
-    for option, least in [("limit", 1), ("batch_size", 1), ("concurrency", 1), ("retries", 0)]:
-        found = getattr(arguments, option)
-        if found is not None and found < least:
-            refuse(f"--{option.replace('_', '-')}: expected {least} or more, found {found}.")
-    for option in ("temperature", "tie_width", "slight_width"):
-        found = getattr(arguments, option)
-        if not 0 <= found < math.inf:
-            refuse(f"--{option.replace('_', '-')}: expected 0 or more, found {found:g}.")
-    if not 0 <= arguments.flips <= 1:
-        refuse(f"--flips: expected a share from 0 to 1, found {arguments.flips:g}.")
-    for option in ("timeout", "requests_per_minute"):
-        found = getattr(arguments, option)
-        if found is not None and not 0 < found < math.inf:
-            refuse(f"--{option.replace('_', '-')}: expected more than 0, found {found:g}.")
-    check_bounds(arguments.rating_bounds)
-    for column in arguments.columns:
-        if any(word in column.lower() for word in NAMES_THE_SOURCE):
-            refuse(
-                f"--columns {column}: says what wrote a response, which no annotator is told.",
-                "A field that says something else is given to the function under another name.",
-            )
-    check_request(arguments)
-    check_key(arguments)
+    if arguments.llm_request is not None:
+        arguments.llm_request = read_request(arguments.llm_request)
     try:
-        LabelStore(arguments.db, create=False).close()
-    except StoreError as error:
-        refuse(str(error))
-
-
-def check_kind(arguments: argparse.Namespace) -> None:
-    """Refuse options of another kind of annotator, and an address that may be either."""
-    spec = arguments.annotator
-    address = urlsplit(spec).scheme in ("http", "https") and "://" in spec
-    language = arguments.llm_model is not None
-    if language and not address:
-        refuse(
-            f"--annotator {spec}: expected the address of the language model, such as http://localhost:8000/v1."
-        )
-    if address and not language and urlsplit(spec).path.rstrip("/").endswith(("/v1", "/chat/completions")):
-        refuse(
-            f"--annotator {spec}: looks like a language model's address; --llm-model NAME says which model.",
-            "Without it an address is that of a reward server, such as `lit-rlhf serve` runs, which has no /v1.",
-        )
-    if address and (urlsplit(spec).username is not None or urlsplit(spec).password is not None):
-        refuse(
-            "--annotator: expected an address without a user or password, which would be kept in the file.",
-            "Put the key into an environment variable, and give its name as --key-env.",
-        )
-    if arguments.key_env is not None and not address:
-        refuse(f"--key-env: goes with an address, and --annotator {spec} is none.")
-    for option in OF_SCORES if language else OF_LANGUAGE_MODELS:
-        if getattr(arguments, option) is not None:
-            kind = "scores" if language else "a language model (--llm-model)"
-            hint = (
-                ["What the model is sent besides stands in --llm-request."] if option == "temperature" else []
-            )
-            refuse(f"--{option.replace('_', '-')}: goes with {kind}, not with this annotator.", *hint)
-    if not address:
-        check_model_folder("--annotator", spec)
-
-
-def check_bounds(bounds: Sequence[float] | None) -> None:
-    """Refuse bounds between ratings that do not ascend."""
+        settings = annotator_of(arguments)
+        key_of(settings.key_env, flag("key_env"))
+    except AnnotatorError as error:
+        refuse(error.message, *error.hints)
+    if not is_address(settings.annotator):
+        check_model_folder("--annotator", settings.annotator)
+    if arguments.limit is not None and arguments.limit < 1:
+        refuse(f"--limit: expected 1 or more, found {arguments.limit}.")
+    arguments.slight_width = arguments.slight_width or 0.0
+    if not 0 <= arguments.slight_width < math.inf:
+        refuse(f"--slight-width: expected 0 or more, found {arguments.slight_width:g}.")
+    bounds = arguments.rating_bounds
     if bounds is not None and not all(low < high for low, high in pairwise(bounds)):
         refuse(
             f"--rating-bounds: expected ascending numbers, found {' '.join(f'{one:g}' for one in bounds)}."
         )
-
-
-def check_request(arguments: argparse.Namespace) -> None:
-    """Read the fields of the request; refuse those that are not for the user to say."""
-    if not isinstance(arguments.llm_request, str):
-        return
     try:
-        fields = json.loads(arguments.llm_request)
+        LabelStore(arguments.db, create=False).close()
+    except StoreError as error:
+        refuse(str(error))
+    return settings
+
+
+def annotator_of(arguments: argparse.Namespace) -> Annotator:
+    """Who judges.
+
+    Raises:
+        AnnotatorError: an option is wrong.
+    """
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    options = {"annotator": arguments.annotator, **defaults(), **given}
+    check_annotator(options, given, flag)
+    settings = {one.name: options[one.name] for one in fields(Annotator)}
+    return Annotator(**{**settings, "columns": tuple(settings["columns"])})
+
+
+def flag(option: str) -> str:
+    """What an option is called on the command line.
+
+    >>> flag("tie_width")
+    '--tie-width'
+    """
+    return f"--{option.replace('_', '-')}"
+
+
+def read_request(text: str) -> object:
+    """What JSON spells."""
+    try:
+        return json.loads(text)
     except ValueError as error:
         refuse(f"--llm-request: not JSON: {error}.")
-    if not isinstance(fields, dict):
-        refuse(f'--llm-request: expected an object such as {{"max_tokens": 500}}, found {fields!r}.')
-    if taken := sorted({"model", "messages", "stream", "n"} & set(fields)):
-        refuse(f"--llm-request: {taken[0]} is not to be set here.")
-    arguments.llm_request = fields
-
-
-def check_key(arguments: argparse.Namespace) -> None:
-    """Refuse a key that is not there, or that no header can carry."""
-    if arguments.key_env is None:
-        return
-    key = os.environ.get(arguments.key_env, "").strip()
-    if not key or not key.isascii() or not key.isprintable():
-        found = "letters that a key cannot have" if key else "nothing"
-        refuse(
-            f"--key-env {arguments.key_env}: expected a key in that environment variable, found {found}.",
-            f"Set it first: export {arguments.key_env}=...",
-        )

@@ -10,13 +10,14 @@ from lit_rlhf.labelling.server.access import Access
 from lit_rlhf.labelling.server.access_file import access_path
 from lit_rlhf.labelling.server.running import base_address, is_loopback
 from lit_rlhf.labelling.store import LabelStore
+from lit_rlhf.labelling.texts import counted
 
 
 def announce(store: LabelStore, access: Access, listening: socket.socket) -> None:
     """What waits, where to go, and where judgements go."""
     progress, settings, address = store.progress(), store.settings, base_address(listening)
-    each = f"{settings.overlap} annotator{'s' * (settings.overlap > 1)} for each"
-    print(f"{store.path}: {progress.items:,} items to judge, {each}; {progress.given:,} of {progress.wanted:,} "
+    items, each = counted(progress.items, "item"), f"{counted(settings.overlap, 'annotator')} for each"
+    print(f"{store.path}: {items} to judge, {each}; {progress.given:,} of {progress.wanted:,} "
           "judgements are there")  # fmt: skip
     print(f"open  {address}/?token={access.owner}")
     for name, token in access.annotators.items():

@@ -9,6 +9,7 @@ from lit_rlhf.cli.label.outputs import check_output
 from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.labelling.schema import StoreError
 from lit_rlhf.labelling.store import LabelStore
+from lit_rlhf.labelling.texts import counted
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,4 +33,5 @@ def main(argv: Sequence[str]) -> None:
             progress = copy.progress()
     except StoreError as error:
         refuse(str(error))
-    print(f"{out}: {sum(progress.by_annotator.values()):,} judgements of {progress.items:,} items")
+    judged = counted(sum(progress.by_annotator.values()), "judgement")
+    print(f"{out}: {judged} of {counted(progress.items, 'item')}")

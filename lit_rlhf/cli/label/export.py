@@ -15,7 +15,9 @@ from lit_rlhf.labelling.exchange.writing import SUFFIXES, exchange_files
 from lit_rlhf.labelling.export import ROWS, ExportSettings, export_judgements
 from lit_rlhf.labelling.export_files import rows_as_bytes, write_whole
 from lit_rlhf.labelling.export_selection import select
+from lit_rlhf.labelling.items import Judgement
 from lit_rlhf.labelling.store import LabelStore
+from lit_rlhf.labelling.texts import counted
 
 WRITTEN = {"item", "winner"}
 """A field of every row of ours, and of arena's."""
@@ -43,6 +45,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "exported, and everything that is left out is counted. The file is written whole or not at all, and the same "
         "judgements give the same bytes. The last line has the number to go on from next time.",
     )
+    add_options_of_files(parser)
+    add_options_of_rows(parser)
+    add_options_of_selection(parser)
+    return parser.parse_args(argv)
+
+
+def add_options_of_files(parser: argparse.ArgumentParser) -> None:
+    """What is read, and what is written."""
     add = parser.add_argument
     add("--db", required=True, metavar="F", help="the labelling file; people may be at work on it")
     add(
@@ -51,6 +61,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="F",
         help="the file to write: .jsonl, .jsonl.gz, .csv; .json for other tools",
     )
+    add(
+        "--format",
+        choices=FORMATS,
+        default="lit-rlhf",
+        help="label-studio (with its labelling config beside), argilla, arena, or csv: a table for people, with a "
+        "column a response (%(default)s: files to train on)",
+    )
+
+
+def add_options_of_rows(parser: argparse.ArgumentParser) -> None:
+    """What judgements become."""
+    add = parser.add_argument_group("rows to train on").add_argument
     add(
         "--rows",
         choices=ROWS,
@@ -75,6 +97,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="pairs get a margin that reward models ask of the difference of scores: 2/3 for better, 1/3 for slightly "
         "better; such pairs are no votes any more, so annotators' rows are not put together",
     )
+
+
+def add_options_of_selection(parser: argparse.ArgumentParser) -> None:
+    """Which judgements are meant."""
+    add = parser.add_argument_group("which judgements").add_argument
     add(
         "--since",
         type=int,
@@ -85,14 +112,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--without-flagged", action="store_true", help="leave out items that somebody flagged")
     add("--people-only", action="store_true", help="leave out judgements by programs")
-    add(
-        "--format",
-        choices=FORMATS,
-        default="lit-rlhf",
-        help="label-studio (with its labelling config beside), argilla, arena, or csv: a table for people, with a "
-        "column a response (%(default)s: files to train on)",
-    )
-    return parser.parse_args(argv)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -154,6 +173,7 @@ def export_file(arguments: argparse.Namespace) -> None:
     if kind == "lit-rlhf":
         exported = export_judgements(judgements, settings, machines)
         files, lines, following = {out: rows_as_bytes(out, exported.rows)}, exported.describe(), exported.next
+        rows = len(exported.rows)
     else:
         chosen = select(
             judgements,
@@ -164,12 +184,24 @@ def export_file(arguments: argparse.Namespace) -> None:
             skips=True,
         )
         files, written = exchange_files(out, kind, chosen.judgements, machines)
-        lines = [f"{len(written.rows):,} rows for {kind}, from {len(chosen.judgements):,} judgements"]
+        rows = len(written.rows)
+        lines = [f"{counted(rows, 'row')} for {kind}, from {counted(len(chosen.judgements), 'judgement')}"]
         lines += [f"left out: {count:,} {what}" for what, count in chosen.left_out.items()]
         lines += [f"{kind} does not hold: {count:,} {what}" for what, count in written.not_held.items()]
         lines += written.notes
         following = chosen.next
+    if not rows:
+        lines.insert(1, f"the file is empty: {why_empty(judgements, settings.since)}")
     for path, content in files.items():
         write_whole(path, content)
     print(f"{', '.join(map(str, files))}: {lines[0]}")
     print("\n".join([*(f"  {line}" for line in lines[1:]), f"next time: --since {following}"]))
+
+
+def why_empty(judgements: Sequence[Judgement], since: int) -> str:
+    """Why an export has no rows."""
+    if not judgements:
+        return "nothing is judged yet"
+    if judgements[-1].number <= since:
+        return f"no judgement is later than --since {since}"
+    return "every judgement was left out"

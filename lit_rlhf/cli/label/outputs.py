@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.labelling.export_files import write_whole
 
 
 def check_output(option: str, out: str, db: str) -> Path:
@@ -23,8 +23,6 @@ def check_output(option: str, out: str, db: str) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write it beside and rename, so that a reader sees the old file or the new one."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    beside.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    os.replace(beside, path)
+    """Write it whole: a reader sees the old file or the new one."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(path, text.encode(errors="backslashreplace"))

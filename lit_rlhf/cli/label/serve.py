@@ -27,6 +27,7 @@ from lit_rlhf.labelling.server.running import (
     serve_until_told,
 )
 from lit_rlhf.labelling.store import LabelStore
+from lit_rlhf.labelling.texts import counted
 from lit_rlhf.labelling.verdicts import MODES, MOST_RANKED
 
 if TYPE_CHECKING:
@@ -153,8 +154,9 @@ def serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
         announce(store, access, listening)
         is_busy = serve_until_told(app, listening)
         progress = store.progress()
+        judged = counted(sum(progress.by_annotator.values()), "judgement")
         print(
-            f"\nended; {store.path} has {sum(progress.by_annotator.values()):,} judgements, of those that are wanted "
+            f"\nended; {store.path} has {judged}, of those that are wanted "
             f"{progress.given:,} of {progress.wanted:,}",
             flush=True,
         )
@@ -187,12 +189,12 @@ def add_items(store: LabelStore, names: str, read: ItemsRead) -> None:
     gold = read.items[0].gold is not None
     counts = Counter(item.mode for item in read.items).most_common()
     modes = ", ".join(f"{count:,} {mode}" for mode, count in counts)
-    what = "test items" if gold else "items"
-    print(f"read {names}: {len(read.items):,} {what} ({modes}), {len(added):,} of them new")
+    items = counted(len(read.items), "test item" if gold else "item")
+    print(f"read {names}: {items} ({modes}), {len(added):,} of them new")
     for note in read.notes:
         print(f"  {note}")
     if read.judged and not gold:
-        print(f"  {len(read.judged):,} rows are judged already, and that is not used here: "
+        print(f"  judged already: {counted(len(read.judged), 'row')}, and that is not used here: "
               "`lit-rlhf label import` takes it over")  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.labelling.items import Progress, Settings
 from lit_rlhf.labelling.schema import StoreError
 from lit_rlhf.labelling.store import LabelStore
-from lit_rlhf.labelling.texts import printable
+from lit_rlhf.labelling.texts import counted, printable
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +40,7 @@ def status_lines(name: str, progress: Progress, settings: Settings) -> list[str]
     """What the command prints."""
     share = f" ({progress.given / progress.wanted:.0%})" if progress.wanted else ""
     lines = [
-        f"{name}: {progress.items:,} items, {settings.overlap} annotator{'s' * (settings.overlap > 1)} for each; "
+        f"{name}: {counted(progress.items, 'item')}, {counted(settings.overlap, 'annotator')} for each; "
         f"{progress.given:,} of {progress.wanted:,} judgements{share}"
     ]
     left = progress.wanted - progress.given

@@ -30,6 +30,8 @@ class LanguageModel:
     both_orders: bool = False
     """Ask for the task's order and for its reverse, and say what both have in common, see
     :func:`lit_rlhf.labelling.annotators.answer.agreed`."""
+    mark_of: Callable[[Task], str | None] = lambda task: None
+    """What stands around the texts of a task and what none of them can know; drawn anew where it is None."""
 
     async def opinion(self, task: Task) -> Opinion:
         """Of one task; a skip where there is none, with the reason."""
@@ -45,7 +47,7 @@ class LanguageModel:
         return Opinion(agreed(first.verdict, second.verdict), shortened(" | reversed: ".join(comments)))
 
     async def _asked(self, task: Task) -> Opinion:
-        messages = question(task, self.guidelines)
+        messages = question(task, self.guidelines, self.mark_of(task))
         try:
             answer = await self.ask(messages)
             try:

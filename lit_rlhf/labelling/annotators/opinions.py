@@ -12,6 +12,8 @@ from lit_rlhf.labelling.verdicts import LONGEST_REMARK, Verdict
 
 REASONS_SHOWN = 5
 """Different reasons to skip that are listed; the others are counted."""
+UNREADABLE_IN_A_ROW = 8
+"""Answers after which a program is not asked on."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,19 @@ class Opinion:
 
 
 class UnreadableError(ValueError):
-    """A program whose answers cannot be read, one after the other: asking it on would only use the items up."""
+    """A program whose answers cannot be read, one after the other: asking it on would only use the items up.
+
+    Args:
+        count: answers in a row.
+        last: of them.
+        items: what becomes of their items.
+    """
+
+    def __init__(self, count: int, last: Opinion, items: str = "") -> None:
+        super().__init__(
+            f"{count} answers in a row could not be read, so it is not asked on{items}; the last: "
+            f"{printable(last.verdict.skip or '')}."
+        )
 
 
 def skipped(why: str) -> Opinion:
@@ -51,6 +65,8 @@ class Tally:
     """Judgements that it gave, skipped ones among them."""
     ties: int = 0
     """Of all the responses of an item."""
+    alike: int = 0
+    """Items that nobody was asked about, since their responses are all the same."""
     elsewhere: int = 0
     """Tasks that another process of the same name was quicker with."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -72,6 +88,10 @@ class Tally:
             lines.append(f"  {count} skipped: {printable(reason[:200])}")
         if others := self.reasons.most_common()[REASONS_SHOWN:]:
             lines.append(f"  {sum(count for _, count in others)} skipped for {len(others)} other reasons")
+        if self.alike:
+            lines.append(
+                f"  {self.alike} more had only one response, drawn several times, and were not judged"
+            )
         if self.elsewhere:
             lines.append(
                 f"  {self.elsewhere} more had been judged meanwhile by another process of the same name"

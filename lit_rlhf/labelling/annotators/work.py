@@ -11,17 +11,14 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 
-from lit_rlhf.labelling.annotators.opinions import Opinion, Tally, UnreadableError
+from lit_rlhf.labelling.annotators.opinions import UNREADABLE_IN_A_ROW, Opinion, Tally, UnreadableError
 from lit_rlhf.labelling.items import Task
 from lit_rlhf.labelling.store import LabelStore, StaleJudgement
-from lit_rlhf.labelling.texts import printable
 
 FIRST, MOST = 8, 256
 """Tasks that are held together at first, and at the most."""
 SECONDS = 10.0
 """That tasks are held for, about; far less than a lease."""
-UNREADABLE_IN_A_ROW = 8
-"""Answers after which a program is not asked on."""
 
 
 def judge_in_batches(
@@ -87,10 +84,7 @@ async def judge_at_once(
             if not held or len(unreadable) >= UNREADABLE_IN_A_ROW:
                 if unreadable and (held or not could_read):
                     _, last = list(unreadable.values())[-1]
-                    raise UnreadableError(
-                        f"{len(unreadable)} answers in a row could not be read, so it is not asked on and their items "
-                        f"are left to others; the last: {printable(last.verdict.skip or '')}."
-                    )
+                    raise UnreadableError(len(unreadable), last, " and their items are left to others")
                 _hand_in_all(store, unreadable, tally, progress)
                 return
             flying = [one for _, one in held.values()]

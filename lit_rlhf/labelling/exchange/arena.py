@@ -19,8 +19,8 @@ from lit_rlhf.labelling.exchange.entries import (
     ExchangeError,
     Said,
     Written,
+    content_text,
     decoded,
-    message_text,
     messages_of,
     mode_of,
     preferred,
@@ -212,7 +212,7 @@ def _turns(value: Any, name: str, place: str) -> list[dict[str, Any]]:
     for turn in value:
         if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
             raise ExchangeError(place, f"`{name}` to hold turns of role and content", short(turn))
-        text = message_text(turn.get("content"))
+        text = content_text(turn.get("content"))
         if text is None:
             raise _Unreadable("battles with pictures or files in them")
         turns.append({"role": turn["role"], "content": text})

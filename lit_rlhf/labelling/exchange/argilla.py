@@ -18,8 +18,8 @@ from lit_rlhf.labelling.exchange.entries import (
     Entry,
     ExchangeError,
     Said,
+    content_text,
     groups_by_rank,
-    message_text,
     mode_of,
     preferred,
     ranked,
@@ -100,7 +100,7 @@ def parse_record(fields: Mapping[str, Any], place: str, mode: Mode | None = None
 def _text(value: Any) -> str | None:
     """A field's text; of a chat of one turn, what was said."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
-        return message_text(value[0].get("content"))
+        return content_text(value[0].get("content"))
     return value if isinstance(value, str) else None
 
 

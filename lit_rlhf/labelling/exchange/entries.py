@@ -186,14 +186,14 @@ def read_prompt(value: Any, place: str, name: str = "prompt") -> Prompt:
     read = []
     for turn in turns:
         said = turn if isinstance(turn, Mapping) else {}
-        role, content = said.get("role"), message_text(said.get("content"))
+        role, content = said.get("role"), content_text(said.get("content"))
         if content is None or not isinstance(role, str):
             raise ExchangeError(place, f"`{name}` to be text or turns of role and content", short(value))
         read.append({"role": role, "content": content})
     return read
 
 
-def message_text(content: Any) -> str | None:
+def content_text(content: Any) -> str | None:
     """The text of a turn, whose content is text or a list of parts; None where a part is no text."""
     if isinstance(content, str):
         return content

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lit_rlhf.labelling.texts import counted
+
 UNSIGNED = "unsigned"
 """Annotator here of judgements whose file names none; of several of one item also -2, -3."""
 
@@ -43,10 +45,10 @@ class Imported:
 
     def describe(self) -> list[str]:
         """A line for each thing to be said."""
-        rows = f", in {self.rows:,} rows" if self.rows > self.items + self.known_items else ""
+        rows = f", in {counted(self.rows, 'row')}" if self.rows > self.items + self.known_items else ""
         lines = [
-            f"{self.items:,} items added, {self.known_items:,} were there{rows}",
-            f"{self.judgements:,} judgements added, {self.known:,} were there",
+            f"{counted(self.items, 'item')} added, {self.known_items:,} were there{rows}",
+            f"{counted(self.judgements, 'judgement')} added, {self.known:,} were there",
         ]
         if self.older:
             lines.append(

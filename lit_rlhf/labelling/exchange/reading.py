@@ -31,6 +31,8 @@ IN_WORDS: dict[Format, str] = {
     "arena": "battles as Chatbot Arena has them",
     "csv": "a table with a column a response",
 }
+FLATTENED = {"annotator", "annotation_id", "lead_time"}
+"""Fields of every row that Label Studio exports in less than its JSON."""
 SHOWN = 3
 """Bad rows that are spelled out."""
 
@@ -50,12 +52,18 @@ def read_file(path: Path, kind: Format | None = None, mode: Mode | None = None, 
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file of judgements or candidates, found no file")
-    rows = raw_rows(path)
-    if kind is None:
-        first = next((fields for _, fields in islice(rows, 1)), None)
-        kind, rows = tell_format(first, path), raw_rows(path)
+    if kind in (None, "label-studio"):
+        first = next((fields for _, fields in islice(raw_rows(path), 1)), None)
+        if isinstance(first, Mapping) and first.keys() >= FLATTENED and "data" not in first:
+            raise ValueError(
+                f"{path}: expected Label Studio's JSON export, found its JSON_MIN or CSV, which does not hold what "
+                "kind of answer is which. Export the project once more, as JSON."
+            )
+        kind = kind or tell_format(first, path)
     native = kind == "lit-rlhf"
-    parsed = parse_native(path, mode, gold) if native else _parse(rows, _parser(kind, path, mode), path)
+    parsed = (
+        parse_native(path, mode, gold) if native else _parse(raw_rows(path), _parser(kind, path, mode), path)
+    )
     parsed.notes.insert(0, f"{path}: read as {IN_WORDS[kind]}")
     return parsed
 

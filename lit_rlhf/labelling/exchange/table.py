@@ -17,23 +17,20 @@ from typing import Any
 
 from lit_rlhf.labelling.exchange.entries import (
     NOBODY,
-    TURNS,
     Entry,
     ExchangeError,
     Said,
-    Written,
     groups_by_rank,
     mode_of,
     preferred,
     ranked,
     read_prompt,
     seconds_of,
-    several_turns,
     short,
     tied,
     time_of,
 )
-from lit_rlhf.labelling.items import Item, Judgement
+from lit_rlhf.labelling.items import Item
 from lit_rlhf.labelling.verdicts import Mode, Strength, Verdict
 
 SAID = (
@@ -55,7 +52,8 @@ COUNT = "response_count"
 """How many responses a row has, since a model may have answered nothing."""
 BETWEEN = "rows have an empty cell between their responses, which is taken for a response that is empty"
 NO_VALUE = (None, "")
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""What a spreadsheet takes for a formula, behind whatever apostrophes."""
 _CHOICES = {
     **dict.fromkeys(("1", "a", "response_1", "response_a", "left", "first"), 0),
     **dict.fromkeys(("2", "b", "response_2", "response_b", "right", "second"), 1),
@@ -102,36 +100,6 @@ def parse_table_row(fields: Mapping[str, Any], place: str, mode: Mode | None = N
     return Entry(item, said, notes=[BETWEEN] * gap, place=place)
 
 
-def write_table(judgements: Sequence[Judgement], machines: Mapping[str, str]) -> Written:
-    """The rows of a table, which holds everything that was said; a column for each response of the largest item."""
-    out = Written([])
-    for one in judgements:
-        item, verdict = one.task.item, one.verdict
-        if verdict is None:
-            continue
-        row: dict[str, Any] = {"id": item.row_id, "domain": item.domain, "prompt": _cell(item.prompt)}
-        row[COUNT] = len(item.responses)
-        row |= {f"response_{number}": text for number, text in enumerate(item.responses, start=1)}
-        row |= {f"model_{number}": name for number, name in enumerate(item.models or (), start=1)}
-        row |= {"annotator": one.annotator, "machine": machines.get(one.annotator)}
-        row |= dict.fromkeys(SAID) | _written(verdict, item)
-        row["shown"] = " ".join(str(index + 1) for index in one.task.shown) if one.task.seen else None
-        row |= {"comment": one.comment, "flag": one.flag, "seconds": one.seconds, "at": one.at}
-        row |= {"judgement": one.number}
-        out.rows.append({name: _with_mark(value) for name, value in row.items()})
-        out.count(TURNS, several_turns(item))
-        out.count("other fields of the items' rows", len(item.columns))
-    return out
-
-
-def table_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns in an order for people: the item, its responses, who wrote them, what was said."""
-    every = dict.fromkeys(name for row in rows for name in row)
-    responses = sorted((name for name in every if re.fullmatch(r"response_\d+", name)), key=_number)
-    models = sorted((name for name in every if name.startswith("model_")), key=_number)
-    return [*ABOUT, *responses, "annotator", *SAID, *models, COUNT, "machine", "judgement"]
-
-
 def _responses(fields: Mapping[str, Any], place: str) -> list[Any]:
     """As many as the row says that it has; else up to the last that is not empty."""
     stated = fields.get(COUNT)
@@ -141,7 +109,7 @@ def _responses(fields: Mapping[str, Any], place: str) -> list[Any]:
         further = {name for name, value in fields.items() if re.fullmatch(r"response_\d+", name) and value}
         if further := further - {f"response_{number}" for number in range(1, len(found) + 1)}:
             expected = f"a column `response_{len(found) + 1}` before it"
-            raise ExchangeError(place, expected, f"`{min(further, key=_number)}`")
+            raise ExchangeError(place, expected, f"`{min(further, key=number_in)}`")
         return found or both
     (count,) = _numbers([stated], COUNT, place) or [0]
     names = [f"response_{number}" for number in range(1, 1 + int(min(count, len(fields))))]
@@ -256,23 +224,6 @@ def _numbered(fields: Mapping[str, Any], name: str) -> list[Any]:
     return values
 
 
-def _written(verdict: Verdict, item: Item) -> dict[str, Any]:
-    if verdict.skip is not None:
-        return {"skip": verdict.skip}
-    if verdict.rewrite is not None:
-        return {"rewrite": verdict.rewrite, "rewrite_of": (verdict.rewrite_of or 0) + 1}
-    if verdict.ratings is not None:
-        return {"ratings": " ".join(map(str, verdict.ratings))}
-    ranks = verdict.ranks() or []
-    slightly = "slightly" if verdict.strength == "slightly" else ""
-    if verdict.both_bad:
-        return {"choice": "both bad"}
-    if len(item.responses) == 2:
-        best = "tie" if ranks[0] == ranks[1] else str(1 + ranks.index(1))
-        return {"choice": f"{best} {slightly}".strip()}
-    return {"ranks": " ".join(map(str, ranks)), "choice": slightly}
-
-
 def _messages(value: Any) -> Any:
     if isinstance(value, str) and value.startswith('[{"'):
         try:
@@ -287,19 +238,11 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return "" if value is None else str(value)
 
 
-def _cell(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
-
-
-def _with_mark(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula behind an apostrophe: what a model wrote is never run."""
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-
-
 def _without_mark(value: Any) -> Any:
-    marked = isinstance(value, str) and value.startswith("'") and _FORMULA.match(value)
+    marked = isinstance(value, str) and value.startswith("'") and FORMULA.match(value)
     return value[1:] if marked else value
 
 
-def _number(name: str) -> int:
+def number_in(name: str) -> int:
+    """That of a column such as ``response_2``."""
     return int(name.rpartition("_")[2])

@@ -11,7 +11,7 @@ from lit_rlhf.labelling.exchange.argilla_writing import write_records
 from lit_rlhf.labelling.exchange.entries import Written
 from lit_rlhf.labelling.exchange.label_studio_writing import write_tasks
 from lit_rlhf.labelling.exchange.reading import Format
-from lit_rlhf.labelling.exchange.table import table_columns, write_table
+from lit_rlhf.labelling.exchange.table_writing import table_columns, write_table
 from lit_rlhf.labelling.export_files import csv_lines, rows_as_bytes
 from lit_rlhf.labelling.items import Judgement
 

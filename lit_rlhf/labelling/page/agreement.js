@@ -70,7 +70,7 @@ function modeSection(mode) {
     count(mode.judgements, "judgement"),
     count(mode.items, "item"),
     `${mode.several} of them judged by several`,
-    mode.judgements_of_programs && `${mode.judgements_of_programs} more judgements by programs`,
+    mode.judgements_of_programs && `${count(mode.judgements_of_programs, "more judgement")} by programs`,
     mode.skips && `${mode.skips} skipped`,
     mode.both_bad && `${mode.both_bad} times none acceptable`,
     mode.seconds && `${secondsInWords(mode.seconds)} a judgement`,

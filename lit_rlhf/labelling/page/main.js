@@ -10,6 +10,8 @@ const ASK_AGAIN_MILLISECONDS = 10_000;
 const STATES = {
   done: ["All judged", "There is nothing left for you. Thank you."],
   quota: ["Your share is done", "You have judged as many items as were planned for you. Thank you."],
+  empty: ["Nothing to judge yet", "There are no items. Whoever runs the server adds some: lit-rlhf label serve FILE."],
+  live: ["Ask the model", "There are no items to judge. Type a prompt in, and judge what the model answers."],
   waiting: ["One moment", "Others are judging what is left. This page asks again by itself, every ten seconds."],
 };
 
@@ -56,7 +58,8 @@ function openPast(number) {
 }
 
 function showState(why, mine) {
-  const [title, words] = STATES[why] ?? STATES.done;
+  const live = why === "empty" && shell.session.live > 0;
+  const [title, words] = STATES[live ? "live" : why] ?? STATES.done;
   desk.clear();
   const line = element("p", { class: "message-line", role: "status" });
   const heading = element("h1", { tabindex: -1 }, title);
@@ -71,6 +74,7 @@ function showState(why, mine) {
       element(
         "div",
         { class: "row" },
+        live && element("a", { href: "/live" }, "Type a prompt"),
         button("Ask again", null, load),
         button("Undo the last", "u", desk.undo, { class: "quiet" }),
       ),

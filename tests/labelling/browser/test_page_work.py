@@ -273,3 +273,15 @@ def test_a_prompt_is_typed_in_and_its_answers_ranked(serve, sit):
     (said,) = served.store.judgements()
     assert said.task.kind == "live"
     assert [list(group) for group in said.verdict.ranking] == [[index] for index in reversed(said.task.shown)]
+
+
+def test_a_file_without_items_says_what_to_do(serve, sit):
+    served = serve(live=LiveModel(lambda prompt, k: [f"{prompt} {number}" for number in range(k)]))
+    seat = sit(served.address)
+    seat.reads("Type a prompt in, and judge what the model answers.")
+    seat.page.get_by_role("link", name="Type a prompt").click()
+    seat.page.wait_for_selector("#prompt")
+    assert seat.page.url.endswith("/live")
+    empty = sit(serve().address)
+    empty.reads("Nothing to judge yet")
+    assert empty.page.get_by_role("link", name="Type a prompt").count() == 0

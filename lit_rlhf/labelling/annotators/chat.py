@@ -12,6 +12,7 @@ from typing import Any
 
 from lit_rlhf.labelling.annotators.language_model import NoAnswerError
 from lit_rlhf.labelling.annotators.question import Message
+from lit_rlhf.labelling.annotators.settings import Annotator, key_of
 from lit_rlhf.rewards.remote.posting import PostError, open_session, post
 from lit_rlhf.rewards.remote.wire import shown
 
@@ -117,9 +118,7 @@ class Chat:
         passing = others_answered if error.again else self.answered and self._refused_in_a_row < MOST_REFUSED
         if passing and not NOT_THIS_QUESTION.match(str(error)):
             raise NoAnswerError(why) from error
-        raise ChatError(
-            f"{self.url}, model {self.model}: {why}. What was judged is in the file; the same command goes on."
-        ) from error
+        raise ChatError(f"{self.url}, model {self.model}: {why}.") from error
 
     async def _turn(self) -> None:
         """Wait until the rate lets one more request start."""
@@ -129,6 +128,24 @@ class Chat:
         start = max(now, self._next_start)
         self._next_start = start + 60 / self.per_minute
         await self.sleep(start - now)
+
+
+def chat_with(settings: Annotator) -> Chat:
+    """The language model of an annotator, not yet asked.
+
+    Raises:
+        AnnotatorError: see :func:`lit_rlhf.labelling.annotators.settings.key_of`.
+    """
+    assert settings.llm_model is not None
+    return Chat(
+        settings.annotator,
+        settings.llm_model,
+        settings.llm_request,
+        settings.timeout,
+        settings.retries,
+        settings.requests_per_minute,
+        key_of(settings.key_env, "model.annotator.key_env"),
+    )
 
 
 def _text(body: bytes) -> str | None:
