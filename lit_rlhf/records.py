@@ -52,6 +52,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Label:
+    """What somebody said of one response by itself."""
+
+    desirable: bool
+    """Whether it is as it should be."""
+    weight: float = 1.0
+    """How much the label counts."""
+
+
+@dataclass(frozen=True)
 class Vote:
     """One annotator's judgement of the two responses of a row."""
 
@@ -73,6 +83,8 @@ class Row:
     """Per response what somebody gave it, higher = better, None = not rated; in the annotator's own scale."""
     votes: list[Vote] = field(default_factory=list)
     """Where several people judged the same two responses; `comparisons` is what was made of them."""
+    labels: list[Label] = field(default_factory=list)
+    """One a response, where each was judged by itself; else none."""
     is_text: bool = False
     """A `text` row: no prompt, and text over the limit is cut into windows instead of truncated."""
     domain: str | None = None
@@ -99,6 +111,8 @@ class Tree:
     annotator: str | None = None
     id: str = ""
     """The row's id, or its place where it has none."""
+    labels: list[Label] = field(default_factory=list)
+    """One a response, or none."""
 
     @property
     def num_tokens(self) -> int:
@@ -143,6 +157,10 @@ class ResponseTrees:
     """Float ``[N]``, 1 = best, NaN = not judged."""
     ratings: Tensor
     """Float ``[N]``, higher = better, in the scale of the row's annotator, NaN = not rated."""
+    desirable: Tensor
+    """Float ``[N]``: 1 = somebody called the response desirable, 0 = undesirable, NaN = it has no label."""
+    label_weight: Tensor
+    """Float ``[N]``: see :class:`Label`; 0 where there is no label."""
     domains: list[str | None]
     """One per tree."""
     annotators: list[str | None]
@@ -200,6 +218,12 @@ class ResponseTrees:
         counted = self.tie < 1 if without_ties else torch.ones_like(self.tie, dtype=torch.bool)
         per_tree = torch.bincount(tree[counted], minlength=self.num_trees)
         return torch.where(counted, self.weight / per_tree[tree], 0.0)
+
+    def label_weights(self) -> Tensor:
+        """What each response with a label adds to a mean over prompts of per-prompt means, ``[N]``; others 0."""
+        labelled = ~self.desirable.isnan()
+        per_tree = torch.bincount(self.tree_index[labelled], minlength=self.num_trees)
+        return torch.where(labelled, self.label_weight / per_tree[self.tree_index], 0.0)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ResponseTrees:
         """The same batch with every tensor on `device`."""

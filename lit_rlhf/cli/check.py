@@ -197,6 +197,8 @@ def judgements(tree: Tree, votes: Sequence[Vote] = ()) -> list[str]:
     for place, choice in enumerate((1.0, 0.0) if votes else ()):
         words[place] = words[place] or ["judged"]
         words[place].append(f"{sum(vote.choice == choice for vote in votes)} of {len(votes)} votes")
+    for said, label in zip(words, tree.labels):
+        said += ["label", "desirable" if label.desirable else "undesirable"]
     return [", ".join(said) for said in words]
 
 

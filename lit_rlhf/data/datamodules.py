@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
-from lit_rlhf.data.grouping import group_ratings, merge_annotated_pairs
+from lit_rlhf.data.grouping import group_labels, group_ratings, merge_annotated_pairs
 from lit_rlhf.data.planting import Planted
 from lit_rlhf.data.reliability import Reliability, estimate_reliability
 from lit_rlhf.data.report import SplitReport
@@ -30,6 +30,10 @@ class DemonstrationDataModule(TreeDataModule):
 
 class PairDataModule(TreeDataModule):
     """Pairs for reward models and DPO: `prompt`, `chosen`, `rejected`; or votes on `response_a`, `response_b`.
+
+    For losses that learn from single responses, such as KTO, also `prompt`, `response` and `label`, true where the
+    response is desirable; the labelled responses of one prompt become one row (streamed ones stay apart). A file may
+    hold pairs beside them, which is counted and said.
 
     Pairs that name their `annotator` are votes too: those of several annotators on the same two responses become
     one row.
@@ -130,7 +134,7 @@ class PairDataModule(TreeDataModule):
 
     def _read(self, split: Split) -> RowSet:
         read = super()._read(split)
-        return read if split == "predict" else merge_annotated_pairs(read)
+        return read if split == "predict" else group_labels(merge_annotated_pairs(read))
 
 
 def judge_alone(row: Row, votes: VoteUse, vote_prior: float) -> Row:

@@ -5,10 +5,13 @@ Kinds and fields:
 * demonstrations: ``prompt`` and ``response`` (or ``completion``), or ``messages``, or ``text``
 * pairs: ``prompt``, ``chosen``, ``rejected``; optional ``margin``, ``tie``, ``weight``, ``target`` (probability that
   ``chosen`` is better)
+* labels, among the pairs: ``prompt``, ``response`` (or ``completion``) and ``label``, true where the response is
+  desirable and false where it is not; optional ``weight``. As in TRL
 * votes, among the pairs: ``prompt``, ``response_a``, ``response_b`` and ``labels`` of ``{labeler, choice: a|b|tie}``;
   optional ``weight``
 * rankings: ``prompt``, ``responses``, and ``ranking`` (tie groups of indices, best first), ``ranks``
-  (1 = best, equal = tie, null = not judged) or ``scores`` (higher = better; they are ratings too)
+  (1 = best, equal = tie, null = not judged) or ``scores`` (higher = better; they are ratings too); optional
+  ``weight``
 * prompts: ``prompt``; every other field is kept for the reward function
 * candidates: ``prompt`` with any number of responses, judged or not
 
@@ -29,7 +32,8 @@ from lit_rlhf.data.conversations import (
     settle_branches,
     show,
 )
-from lit_rlhf.data.judgements import compare_ranks, label, require_different, stated_comparison
+from lit_rlhf.data.judgements import compare_ranks, label, require_different, stated_comparison, stated_weight
+from lit_rlhf.data.labels import is_label_row, read_label
 from lit_rlhf.data.layouts import native_fields, pair_ratings
 from lit_rlhf.data.rankings import given_ratings, judged_ranks
 from lit_rlhf.data.votes import is_votes_row, read_votes
@@ -39,7 +43,7 @@ Kind: TypeAlias = Literal["demonstrations", "pairs", "rankings", "prompts", "can
 
 FIELDS: dict[str, str] = {
     "demonstrations": "`prompt` and `response`, or `messages`, or `text`",
-    "pairs": "`prompt`, `chosen` and `rejected`",
+    "pairs": "`prompt`, `chosen` and `rejected`, or `prompt`, `response` and `label`",
     "rankings": "`prompt`, `responses` and one of `ranking`, `ranks`, `scores`",
     "prompts": "`prompt`",
     "candidates": "`prompt` and `responses`",
@@ -120,6 +124,8 @@ def _demonstration(fields: dict[str, Any]) -> Row:
 def _pair(fields: dict[str, Any]) -> Row:
     if is_votes_row(fields):
         return read_votes(_prompt(fields), fields)
+    if is_label_row(fields):
+        return _labelled(fields)
     if not {"chosen", "rejected"} <= fields.keys():
         raise _missing(fields, "pairs")
     both = [fields["chosen"], fields["rejected"]]
@@ -129,6 +135,14 @@ def _pair(fields: dict[str, Any]) -> Row:
         prompt, responses = implicit_prompt([parse_response(side, name) for side, name in zip(both, SIDES)])
     require_different(responses, SIDES)
     return Row(prompt, responses, [stated_comparison(fields)], ratings=pair_ratings(fields))
+
+
+def _labelled(fields: dict[str, Any]) -> Row:
+    if not ({"prompt", "response"} <= fields.keys() or "messages" in fields):
+        raise _missing(fields, "pairs")
+    row = _demonstration(fields)
+    row.labels = [read_label(fields, row.responses[0])]
+    return row
 
 
 def _ranking(fields: dict[str, Any]) -> Row:
@@ -150,9 +164,12 @@ def _judged(fields: dict[str, Any]) -> Row:
         raise Mismatch(*error.args) from None
     if ranks is None:
         return Row(prompt, responses)
+    weight = stated_weight(fields)
     if len(responses) < 2 and ratings is None:  # a rating says something of one response alone
         raise Mismatch("two or more responses", "one")
-    return Row(prompt, responses, compare_ranks(ranks), ranks, ratings)
+    if len(responses) < 2 and weight != 1:  # it is of comparisons, which one response has none of
+        raise Mismatch("no `weight` on one rated response", show(weight))
+    return Row(prompt, responses, compare_ranks(ranks, weight), ranks, ratings)
 
 
 def _prompt_row(fields: dict[str, Any]) -> Row:

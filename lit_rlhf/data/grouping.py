@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 from lit_rlhf.data.files import RowSet, count_duplicates
@@ -76,17 +76,7 @@ def group_ratings(read: RowSet) -> RowSet:
             continue
         ratings = [rating for row in members for rating in row.ratings or []]
         ranks = ranks_of_scores(ratings)
-        names = dict.fromkeys(name for row in members for name in row.columns)
-        rows.append(
-            replace(
-                members[0],
-                responses=[response for row in members for response in row.responses],
-                comparisons=compare_ranks(ranks),
-                ranks=ranks,
-                ratings=ratings,
-                columns={name: [row.columns.get(name) for row in members] for name in names},
-            )
-        )
+        rows.append(replace(_joined(members), comparisons=compare_ranks(ranks), ranks=ranks, ratings=ratings))
     sizes = [len(group) for group in groups if _is_rating(read.rows[group[0]])]
     notes = []
     if sizes:
@@ -95,6 +85,50 @@ def group_ratings(read: RowSet) -> RowSet:
             note += f" and {alone} rows whose prompt has no other response"
         notes.append(note)
     return _regrouped(read, groups, rows, notes)
+
+
+def group_labels(read: RowSet) -> RowSet:
+    """Rows of one labelled response as one row a prompt with all its responses, wherever they stand.
+
+    Fields other than `prompt` become lists, a value a response. The first row lends the others its id and place; the
+    annotator stays where all have the same. Nothing is dropped: a response that comes again has a label a time.
+    """
+    if not any(row.labels for row in read.rows):
+        return read
+    groups = _grouped(read, lambda row: _label_key(row) if row.labels else None)
+    rows = []
+    for group in groups:
+        members = [read.rows[place] for place in group]
+        if len(members) == 1:
+            rows.append(members[0])
+            continue
+        annotators = {row.annotator for row in members}
+        rows.append(
+            replace(
+                _joined(members),
+                labels=[label for row in members for label in row.labels],
+                annotator=annotators.pop() if len(annotators) == 1 else None,
+            )
+        )
+    sizes = [len(group) for group in groups if read.rows[group[0]].labels]
+    notes = []
+    if several := [size for size in sizes if size > 1]:
+        notes.append(
+            f"{sum(several)} of {sum(sizes)} labelled responses share {len(several)} prompts, one row each now"
+        )
+    regrouped = _regrouped(read, groups, rows, notes)
+    # Responses that came again are no rows of their own any more, and are to be counted all the same.
+    return replace(regrouped, duplicates=read.duplicates, first_duplicate=read.first_duplicate)
+
+
+def _joined(members: Sequence[Row]) -> Row:
+    """The first row with the responses of all; its columns are lists, a value a row."""
+    names = dict.fromkeys(name for row in members for name in row.columns)
+    return replace(
+        members[0],
+        responses=[response for row in members for response in row.responses],
+        columns={name: [row.columns.get(name) for row in members] for name in names},
+    )
 
 
 def _grouped(read: RowSet, key: Callable[[Row], Hashable | None]) -> list[list[int]]:
@@ -136,6 +170,10 @@ def _pair_key(row: Row) -> str:
 
 def _rating_key(row: Row) -> str:
     return json.dumps([row.prompt, row.annotator, row.domain], sort_keys=True)
+
+
+def _label_key(row: Row) -> str:
+    return json.dumps([row.prompt, row.domain], sort_keys=True)
 
 
 def _with_settled_sides(row: Row) -> Row:

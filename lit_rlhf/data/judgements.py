@@ -65,12 +65,12 @@ def stated_weight(fields: Mapping[str, Any]) -> float:
     return weight
 
 
-def compare_ranks(ranks: Sequence[float | None]) -> list[Comparison]:
-    """All comparisons of the judged responses, those of equal rank as ties: target 1/2, tie 1."""
+def compare_ranks(ranks: Sequence[float | None], weight: float = 1.0) -> list[Comparison]:
+    """All comparisons of the judged responses, of one weight; those of equal rank as ties: target 1/2, tie 1."""
     judged = [(rank, place) for place, rank in enumerate(ranks) if rank is not None]
-    strict = [Comparison(i, j) for a, i in judged for b, j in judged if a < b]
+    strict = [Comparison(i, j, weight=weight) for a, i in judged for b, j in judged if a < b]
     tied = [
-        Comparison(i, j, target=0.5, tie=1.0)
+        Comparison(i, j, target=0.5, tie=1.0, weight=weight)
         for place, (a, i) in enumerate(judged)
         for b, j in judged[place + 1 :]
         if a == b

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from lit_rlhf.data.judgements import is_all_ties, without_ties
+from lit_rlhf.data.labels import NOT_COMPARED
 from lit_rlhf.data.report import SplitReport
 from lit_rlhf.data.trees import Truncation
 from lit_rlhf.records import Row, Tree, Vote
@@ -37,18 +38,21 @@ class Judging:
     """What is asked of a row, and what the module takes from it."""
 
     compares: bool
-    """A row without a comparison has nothing to give, unless `rates`."""
+    """A row without a comparison has nothing to give, unless `rates` or `labels`."""
     drops_ties: bool = False
     """A tie says nothing."""
     rates: bool = False
     """A rated response has something to give by itself."""
+    labels: bool = False
+    """A labelled response has something to give by itself."""
     ranks_whole: bool = False
     """The loss is of whole rankings, Plackett and Luce's: only so many responses may share a rank."""
 
     def has_use_for(self, tree: Tree) -> bool:
         """Whether anything can be learnt from a tree."""
         rated = any(rating is not None for rating in tree.ratings or [])
-        return not self.compares or bool(tree.comparisons) or (self.rates and rated)
+        alone = (self.rates and rated) or (self.labels and bool(tree.labels))
+        return not self.compares or bool(tree.comparisons) or alone
 
 
 def plant_rows(
@@ -64,7 +68,8 @@ def plant_rows(
         report: Counts are added to it.
 
     Raises:
-        ValueError: more responses of a row share a rank than the module's loss takes.
+        ValueError: more responses of a row share a rank than the module's loss takes; or a row has labels, and the
+            module learns from comparisons alone.
     """
     planted = Planted()
     for row, weight in zip(rows, weights, strict=True):
@@ -72,6 +77,10 @@ def plant_rows(
             planted.votes.append(row.votes)
         if judging.compares and judging.ranks_whole:
             _refuse_many_tied(row, judging.drops_ties)
+        if row.labels and judging.compares and not judging.labels:
+            raise ValueError(
+                f"{row.place}: expected two responses that are compared, found one with a `label`: {NOT_COMPARED}."
+            )
         all_ties = is_all_ties(row)
         report.count_judgements(row, all_ties, judging.drops_ties)
         if judging.drops_ties and row.comparisons:

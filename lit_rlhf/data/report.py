@@ -40,6 +40,14 @@ class SplitReport:
     identical: int = 0
     """Comparisons dropped because their two sides were the same tokens."""
     first_identical: str = ""
+    labelled: int = 0
+    """Rows with labels of single responses."""
+    desirable: int = 0
+    """Labels that call a response desirable."""
+    undesirable: int = 0
+    contradicted: int = 0
+    """Responses that some labels call desirable and others undesirable, or that were cut to the same tokens."""
+    first_contradicted: str = ""
     no_comparison: int = 0
     """Rows left out because nothing in them is compared: fewer than two responses judged, or told apart."""
     ties: int = 0
@@ -81,9 +89,12 @@ class SplitReport:
         self.truncated_responses += lost.responses
         self.unanswered += lost.unanswered
         self.identical += lost.identical
+        self.contradicted += lost.contradicted
         self.doubled_bos += lost.doubled_bos
         if lost.identical:
             self.first_identical = self.first_identical or place
+        if lost.contradicted:
+            self.first_contradicted = self.first_contradicted or place
         if lost.doubled_bos:
             self.first_doubled_bos = self.first_doubled_bos or place
 
@@ -115,6 +126,9 @@ class SplitReport:
             self.first_fully_tied = self.first_fully_tied or row.place
         self.unjudged += 0 if row.ranks is None else row.ranks.count(None)
         self.ties += sum(comparison.tie >= 1 for comparison in row.comparisons)
+        self.labelled += bool(row.labels)
+        self.desirable += sum(label.desirable for label in row.labels)
+        self.undesirable += sum(not label.desirable for label in row.labels)
         self.voted += bool(row.votes)
         self.votes += len(row.votes)
         self.tie_votes += sum(vote.choice == 0.5 for vote in row.votes)
@@ -133,6 +147,12 @@ class SplitReport:
             (
                 self.votes,
                 f"votes of {len(self.annotators)} annotators on {self.voted} rows, {self.tie_votes} of them ties",
+            ),
+            (self.labelled, self._of_labels()),
+            (
+                self.contradicted,
+                "responses have labels of both kinds, or were cut to the same tokens; all labels kept (first: "
+                f"{self.first_contradicted})",
             ),
             (self.anonymous_votes, "votes name no labeler and count like the average annotator's"),
             (self.ties, f"comparisons are {ties}, {taken}"),
@@ -163,6 +183,12 @@ class SplitReport:
             *(f"  {count} {what}" for count, what in doubtful if count),
             *(f"  {n}" for n in self.notes),
         ]
+
+    def _of_labels(self) -> str:
+        """What there is to say of the rows with labels; of other rows among them too."""
+        others = self.rows - self.labelled
+        beside = f"; the other {others} compare responses, and both are learnt from" if others > 0 else ""
+        return f"rows have labels, {self.desirable} responses desirable and {self.undesirable} not{beside}"
 
 
 def example_parts(tree: Tree, encoder: TextEncoder) -> list[tuple[str, PartKind]]:

@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from lit_rlhf.data.accumulation import accumulate_tokens
 from lit_rlhf.data.files import BadRows, DataPath, RowSet, read_rows
 from lit_rlhf.data.formats import Kind
+from lit_rlhf.data.labels import LABEL_LOSSES
 from lit_rlhf.data.lengths import check_budget, check_cached, check_positions
 from lit_rlhf.data.loader import NoLoaders, PlannedLoader, TreeLoader
 from lit_rlhf.data.planting import Judging, Planted, plant_rows
@@ -328,6 +329,7 @@ class TreeDataModule(LightningDataModule):
             self.compares,
             drops_ties=self._module_argument("ties") == "drop",
             rates=loss == "ratings",
+            labels=loss is None or loss in LABEL_LOSSES,
             ranks_whole=loss == "plackett_luce",
         )
 
@@ -373,7 +375,7 @@ class TreeDataModule(LightningDataModule):
     def _refuse_without_comparisons(self, split: Split, planted: Planted, rows: int) -> None:
         """Stop where no row tells two responses apart; of a validation file, ties may be all there is."""
         told_apart = self._judging().rates or any(
-            c.target != 0.5 for t in planted.trees for c in t.comparisons
+            tree.labels or any(c.target != 0.5 for c in tree.comparisons) for tree in planted.trees
         )
         if self.compares and not (planted.trees if split != "train" else planted.trees and told_apart):
             raise ValueError(f"data.{_argument(split)}: none of {rows} rows tells two responses apart")

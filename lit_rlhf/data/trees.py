@@ -25,6 +25,8 @@ class Truncation:
     """Responses cut on their right, their EOS with it."""
     identical: int = 0
     """Comparisons dropped because the cut made both sides the same."""
+    contradicted: int = 0
+    """Responses with labels of both kinds, their own or those of others that are the same tokens."""
     doubled_bos: int = 0
     """1 where the prompt came with more than one BOS; the surplus was taken off."""
     unanswered: int = 0
@@ -80,8 +82,10 @@ def plant_tree(
         row.domain,
         row.annotator,
         row.id or row.place,
+        row.labels,
     )
     _drop_identical(tree, lost)
+    lost.contradicted = _contradicted(tree)
     return [tree], lost
 
 
@@ -125,6 +129,8 @@ def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) 
     comparisons: list[tuple[int, int, float, float, float, float]] = []
     ranks: list[float] = []
     ratings: list[float] = []
+    desirable: list[float] = []
+    label_weight: list[float] = []
     for place, tree in enumerate(trees):
         first, length = len(tree_index), len(tree.prompt_ids)
         if not length or not all(tree.response_ids):
@@ -146,6 +152,9 @@ def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) 
         ]
         ranks += _numbers(tree.ranks, len(tree.response_ids))
         ratings += _numbers(tree.ratings, len(tree.response_ids))
+        unlabelled = len(tree.response_ids) - len(tree.labels)  # all of them, or none
+        desirable += [float(label.desirable) for label in tree.labels] or [math.nan] * unlabelled
+        label_weight += [label.weight for label in tree.labels] or [0.0] * unlabelled
     lengths = torch.tensor(segments, dtype=torch.long)
     # Of each segment: the position of its first token less that token's place in the row.
     shifts = torch.tensor(starts, dtype=torch.long) - lengths.cumsum(0) + lengths
@@ -166,6 +175,8 @@ def pack_trees(trees: Sequence[Tree], row_indices: Sequence[int] | None = None) 
         tie=torch.tensor(tie, dtype=torch.float32),
         ranks=torch.tensor(ranks, dtype=torch.float32),
         ratings=torch.tensor(ratings, dtype=torch.float32),
+        desirable=torch.tensor(desirable, dtype=torch.float32),
+        label_weight=torch.tensor(label_weight, dtype=torch.float32),
         domains=[tree.domain for tree in trees],
         annotators=[tree.annotator for tree in trees],
         row_ids=[tree.id for tree in trees],
@@ -253,3 +264,11 @@ def _drop_identical(tree: Tree, lost: Truncation) -> None:
     kept = [c for c in tree.comparisons if tree.response_ids[c.better] != tree.response_ids[c.worse]]
     lost.identical = len(tree.comparisons) - len(kept)
     tree.comparisons = kept
+
+
+def _contradicted(tree: Tree) -> int:
+    """Distinct responses that are called desirable and undesirable."""
+    said: dict[tuple[int, ...], set[bool]] = {}
+    for ids, label in zip(tree.response_ids, tree.labels):
+        said.setdefault(tuple(ids), set()).add(label.desirable)
+    return sum(len(kinds) > 1 for kinds in said.values())

@@ -47,8 +47,8 @@ def hinge_loss(
         ValueError: different shapes, or a number `target` outside [0, 1].
 
     Source:
-        Liu et al. 2023, arXiv 2309.06657 (RSO), section 3, "hinge-norm"; SLiC-HF: Zhao et al. 2023, arXiv
-        2305.10425.
+        Liu et al. 2023, arXiv 2309.06657 (RSO), section 3.1, eq. 10, "hinge-norm"; SLiC-HF: Zhao et al. 2023, arXiv
+        2305.10425, section 2.
 
     Example:
         >>> import torch
@@ -197,7 +197,7 @@ def discopop_loss(
 
     With p = 1 as in the source. e^{-d} and its weight are multiplied as logarithms, so nothing overflows.
 
-    Helps when nothing argues for it: it did well on its own benchmarks. It is not convex: at d = 0,
+    Helps when several losses are tried anyway: it did well on its own benchmarks. It is not convex: at d = 0,
     where training starts, it rises with d, so pairs that are undecided are first led the wrong way.
 
     Args:

@@ -5,7 +5,7 @@ prompt. So each divergence is one function: from the log-ratio u = log π/π_ref
 nats, shifted to be 0 where the policy is the reference (a constant, which comparisons do not see). Give it
 as `divergence` to :func:`~lit_rlhf.losses.preference.dpo_loss`.
 
-Source: Wang et al. 2023, arXiv 2309.16240, theorem 1 and table 1.
+Source: Wang et al. 2023, arXiv 2309.16240.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def length_normalized_dpo_loss(
         ValueError: different shapes, a number `target` outside [0, 1], or `label_smoothing` outside [0, 1/2).
 
     Source:
-        Lambert et al. 2024, arXiv 2411.15124 (Tülu 3), section 5.
+        Lambert et al. 2024, arXiv 2411.15124 (Tülu 3), eq. 6.
 
     Example:
         >>> import torch

@@ -40,8 +40,8 @@ def sft_term(policy_logprobs: Tensor, lengths: Tensor) -> Tensor:
 
     -log π(y_w|x) / |y_w|, of the better response.
 
-    As in the source but for the prompt's tokens, which are not counted here. A mean over tokens first and
-    responses after, unlike :func:`~lit_rlhf.losses.sft.sft_loss`, whose mean is taken elsewhere.
+    As in the source. A mean over tokens first and responses after, unlike
+    :func:`~lit_rlhf.losses.sft.sft_loss`, whose mean is taken elsewhere.
 
     Helps when the better response's own log-probability falls in training, which a loss on differences alone
     allows; weights of 0.1 to 1 are usual. On noisy pairs it imitates wrong winners too.
@@ -57,7 +57,7 @@ def sft_term(policy_logprobs: Tensor, lengths: Tensor) -> Tensor:
         ValueError: the shapes differ.
 
     Source:
-        Pang et al. 2024, arXiv 2404.19733, section 2; unnormalised in Xu et al. 2024, arXiv 2401.08417.
+        Pang et al. 2024, arXiv 2404.19733, section 2, eq. 1; unnormalised in Xu et al. 2024, arXiv 2401.08417, eq. 5.
 
     Example:
         >>> import torch

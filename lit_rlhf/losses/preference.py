@@ -39,8 +39,7 @@ def implicit_reward(
         ValueError: the shapes differ.
 
     Source:
-        Rafailov et al. 2023, arXiv 2305.18290, eq. 5; other divergences: Wang et al. 2023, arXiv 2309.16240,
-        theorem 1.
+        Rafailov et al. 2023, arXiv 2305.18290, eq. 5; other divergences: Wang et al. 2023, arXiv 2309.16240.
 
     Example:
         >>> import torch
@@ -180,7 +179,7 @@ def robust_dpo_loss(
         ValueError: different shapes, a number `target` outside [0, 1], or `flip_rate` outside [0, 1/2).
 
     Source:
-        Chowdhury et al. 2024, arXiv 2403.00409, section 3.
+        Chowdhury et al. 2024, arXiv 2403.00409.
 
     Example:
         >>> import torch

@@ -98,7 +98,7 @@ def cpo_loss(
         ValueError: different shapes, a number `target` outside [0, 1], or `label_smoothing` outside [0, 1/2).
 
     Source:
-        Xu et al. 2024, arXiv 2401.08417, section 3.
+        Xu et al. 2024, arXiv 2401.08417, section 3.2, eq. 3; with the likelihood eq. 5.
 
     Example:
         >>> cpo_loss(torch.tensor([3.0]).log(), torch.zeros(1), beta=1.0).neg().exp()
@@ -184,7 +184,7 @@ def odds_ratio_loss(
         ValueError: different shapes, or a number `target` outside [0, 1].
 
     Source:
-        Hong et al. 2024, arXiv 2403.07691, eq. 7.
+        Hong et al. 2024, arXiv 2403.07691, section 4.2, eq. 7.
 
     Example:
         >>> better, worse, length = torch.tensor([0.75]).log(), torch.tensor([0.5]).log(), torch.tensor([1])
@@ -229,7 +229,7 @@ def orpo_loss(
         ValueError: different shapes, or a number `target` outside [0, 1].
 
     Source:
-        Hong et al. 2024, arXiv 2403.07691, eq. 6.
+        Hong et al. 2024, arXiv 2403.07691, section 4.2, eq. 6.
     """
     likelihood = loss_under_target(
         sft_term(policy_better_logprobs, better_lengths),

@@ -83,7 +83,7 @@ def robust_bradley_terry_loss(
 
     Source:
         Natarajan et al. 2013, "Learning with Noisy Labels", lemma 1; for preferences: Chowdhury et al. 2024,
-        arXiv 2403.00409, section 3.
+        arXiv 2403.00409.
 
     Example:
         >>> import torch

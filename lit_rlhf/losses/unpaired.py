@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from lit_rlhf.losses.preference import implicit_reward
 from lit_rlhf.losses.targets import loss_under_target
@@ -34,7 +35,7 @@ def kto_reference_point(policy_mismatched_logprobs: Tensor, reference_mismatched
         ValueError: the shapes differ, or there are fewer than two: one prompt has no mismatched response.
 
     Source:
-        Ethayarajh et al. 2024, arXiv 2402.01306, section 4.1.
+        Ethayarajh et al. 2024, arXiv 2402.01306, section 4.1, "Implementation" in its first version.
 
     Example:
         >>> kto_reference_point(torch.tensor([-1.0, -2.0]), torch.tensor([-4.0, -3.0]))
@@ -88,22 +89,15 @@ def kto_loss(
         ValueError: different shapes, `desirable` is not bool, or `reference_point` is not a scalar.
 
     Source:
-        Ethayarajh et al. 2024, arXiv 2402.01306, eq. 7 and 8.
+        Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8; in its first version eq. 7, and a range of 1 to 4/3.
 
     Example:
         >>> h = torch.tensor([3.0, 3.0]).log()
         >>> kto_loss(h, torch.zeros(2), torch.tensor([True, False]), reference_point=0.0, beta=1.0)
         tensor([0.2500, 0.7500])
     """
-    check_same_shape(
-        policy_logprobs=policy_logprobs, reference_logprobs=reference_logprobs, desirable=desirable
-    )
-    if desirable.dtype != torch.bool:
-        raise ValueError(f"expected a bool desirable (True = desirable), found {desirable.dtype}")
-    if isinstance(reference_point, Tensor):
-        if reference_point.dim() > 0:
-            raise ValueError(f"expected reference_point, a scalar, found shape {list(reference_point.shape)}")
-        reference_point = reference_point.detach()
+    _check_labelled(policy_logprobs, reference_logprobs, desirable)
+    reference_point = _constant("reference_point", reference_point)
     gain = implicit_reward(policy_logprobs, reference_logprobs, beta) - beta * reference_point
     return torch.where(desirable, desirable_weight * (-gain).sigmoid(), undesirable_weight * gain.sigmoid())
 
@@ -146,7 +140,7 @@ def kto_pair_loss(
         ValueError: different shapes, a number `target` outside [0, 1], or `reference_point` is not a scalar.
 
     Source:
-        Ethayarajh et al. 2024, arXiv 2402.01306, section 4.3.
+        Ethayarajh et al. 2024, arXiv 2402.01306, section 4.1, "Data" in its first version.
 
     Example:
         >>> zero, h = torch.zeros(1), torch.tensor([3.0]).log()
@@ -171,3 +165,64 @@ def kto_pair_loss(
         )
     )
     return loss_under_target((better[0] + worse[1]) / 2, (worse[0] + better[1]) / 2, target)
+
+
+def bco_unpaired_loss(
+    policy_logprobs: Tensor,
+    reference_logprobs: Tensor,
+    desirable: Tensor,
+    beta: float,
+    shift: Tensor | float = 0.0,
+) -> Tensor:
+    """Binary classifier optimisation on single responses: desirable ones are told from others by a threshold on r̂.
+
+    -log σ(r̂ - δ) of a desirable response, -log σ(-(r̂ - δ)) of another, with r̂ = β·log π/π_ref.
+
+    As in the source, without its weights for desirable and undesirable responses of different prompts.
+    :func:`~lit_rlhf.losses.absolute.bco_loss` is its sum over the two responses of a pair.
+
+    Helps where KTO does; a response far on the wrong side keeps its pull, which clean labels want and wrong ones do
+    not.
+
+    Args:
+        policy_logprobs: log π(y|x), summed over the response. Shape ``[N]``.
+        reference_logprobs: log π_ref(y|x). Shape ``[N]``.
+        desirable: True = desirable, bool. Shape ``[N]``.
+        beta: β, reward per nat.
+        shift: δ, in units of r̂, held constant. A scalar.
+
+    Returns:
+        Losses in nats, unreduced, ``[N]``; log 2 where the policy is the reference and δ = 0. Gradient as in
+        :func:`kto_loss`.
+
+    Raises:
+        ValueError: different shapes, `desirable` is not bool, or `shift` is not a scalar.
+
+    Source:
+        Jung et al. 2024, arXiv 2404.04656.
+
+    Example:
+        >>> h = torch.tensor([3.0, 3.0]).log()
+        >>> bco_unpaired_loss(h, torch.zeros(2), torch.tensor([True, False]), beta=1.0).neg().exp()
+        tensor([0.7500, 0.2500])
+    """
+    _check_labelled(policy_logprobs, reference_logprobs, desirable)
+    above = implicit_reward(policy_logprobs, reference_logprobs, beta) - _constant("shift", shift)
+    return -logsigmoid(torch.where(desirable, above, -above))
+
+
+def _check_labelled(policy_logprobs: Tensor, reference_logprobs: Tensor, desirable: Tensor) -> None:
+    check_same_shape(
+        policy_logprobs=policy_logprobs, reference_logprobs=reference_logprobs, desirable=desirable
+    )
+    if desirable.dtype != torch.bool:
+        raise ValueError(f"expected a bool desirable (True = desirable), found {desirable.dtype}")
+
+
+def _constant(name: str, value: Tensor | float) -> Tensor | float:
+    """A number, or a scalar without its gradient."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.dim() > 0:
+        raise ValueError(f"expected {name}, a scalar, found shape {list(value.shape)}")
+    return value.detach()

@@ -56,25 +56,6 @@ def reward_weights(scores: Tensor, tree_index: Tensor, beta: float) -> Tensor:
     return strengths * (counts / total)[tree_index]
 
 
-def log_collision(logits: Tensor) -> Tensor:
-    """Logarithm of the probability that two draws of the next token agree.
-
-    log Σ_v π(v)², with π = softmax(z).
-
-    Args:
-        logits: z. Shape ``[..., V]``, any float dtype; computed in float32 or wider.
-
-    Returns:
-        Nats, at most 0, ``[...]``, without gradient.
-
-    Example:
-        >>> log_collision(torch.zeros(1, 4)).exp()
-        tensor([0.2500])
-    """
-    wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    return (2 * wide).logsumexp(dim=-1) - 2 * wide.logsumexp(dim=-1)
-
-
 def wpo_weights(logprobs: Tensor, log_collisions: Tensor, response_mask: Tensor) -> Tensor:
     """How on-policy a response is: its probability per token, next to that of what the policy would sample.
 
@@ -88,7 +69,7 @@ def wpo_weights(logprobs: Tensor, log_collisions: Tensor, response_mask: Tensor)
 
     Args:
         logprobs: log π of each response token. Shape ``[N, R]``.
-        log_collisions: :func:`log_collision` of the logits that predict it. Shape ``[N, R]``.
+        log_collisions: :func:`~lit_rlhf.ops.logprobs.log_collision` of the logits that predict it. Shape ``[N, R]``.
         response_mask: True = counted, bool. Shape ``[N, R]``.
 
     Returns:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from lit_rlhf.ops.logprobs import log_collision
+
 MAX_LOGITS = 2**24
 """Logits of one chunk, tokens times vocabulary: 64 MiB in fp32. They are made again in the backward."""
 
@@ -49,6 +51,22 @@ def head_logprobs_and_entropy(
     pieces = _over_chunks(_OwnLogitsEntropy.apply, causal_lm, states, tokens, temperature)
     logprobs, entropy = zip(*pieces, strict=True)
     return torch.cat(logprobs), torch.cat(entropy)
+
+
+def head_logprobs_and_collision(
+    causal_lm: PreTrainedModel, states: Tensor, tokens: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """:func:`head_logprobs`, to the bit, and log Σ_v p_v² of the same distributions, without gradient; ``[M]``, fp32.
+
+    As :func:`lit_rlhf.ops.logprobs.log_collision` has it, in the same pass over the head.
+    """
+
+    def read(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        collision = torch.cat([log_collision(part) for (part,) in _cached(logits)])
+        return _OwnLogitsLogprobs.apply(logits, labels), collision
+
+    logprobs, collisions = zip(*_over_chunks(read, causal_lm, states, tokens, temperature), strict=True)
+    return torch.cat(logprobs), torch.cat(collisions)
 
 
 def _over_chunks(

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_rlhf.models.decoding import Feed, next_token_states
-from lit_rlhf.models.head import head_logprobs, head_logprobs_and_entropy, output_logits
+from lit_rlhf.models.head import (
+    head_logprobs,
+    head_logprobs_and_collision,
+    head_logprobs_and_entropy,
+    output_logits,
+)
 from lit_rlhf.models.reading import predicting_states
 from lit_rlhf.records import ResponseTrees
 
@@ -22,6 +27,8 @@ class PolicyOutput(NamedTuple):
     """In nats; None where it was not asked for."""
     states: Tensor
     """``[M, D]``: the trunk's last states, those that predict the M counted tokens, in the order of the flat row."""
+    collision: Tensor | None = None
+    """log Σ_v π(v)², in nats, without gradient; None where it was not asked for."""
 
 
 class NextTokens(NamedTuple):
@@ -47,9 +54,13 @@ class PolicyNetwork(nn.Module):
         self.causal_lm = causal_lm
 
     def forward(
-        self, trees: ResponseTrees, temperature: float = 1.0, with_entropy: bool = False
+        self,
+        trees: ResponseTrees,
+        temperature: float = 1.0,
+        with_entropy: bool = False,
+        with_collision: bool = False,
     ) -> PolicyOutput:
-        """Log-probability, and entropy if asked, at every counted response token.
+        """Log-probability, and entropy or collision if asked, at every counted response token.
 
         The head is applied only where a counted token is predicted.
 
@@ -57,12 +68,15 @@ class PolicyNetwork(nn.Module):
             trees: the batch.
             temperature: logits are divided by it, here as in sampling, so that both are one distribution.
             with_entropy: whether to take the entropy too, which costs another pass over the logits.
+            with_collision: whether to take the probability that two draws agree in the place of the entropy; as dear.
         """
         states = predicting_states(self.causal_lm.base_model, trees)
         counted = trees.response_grid_mask()
         tokens = trees.input_ids[trees.response_mask]
-        entropy = None
-        if with_entropy:
+        entropy = collision = None
+        if with_collision:
+            logprobs, collision = head_logprobs_and_collision(self.causal_lm, states, tokens, temperature)
+        elif with_entropy:
             logprobs, entropy = head_logprobs_and_entropy(self.causal_lm, states, tokens, temperature)
         else:
             logprobs = head_logprobs(self.causal_lm, states, tokens, temperature)
@@ -71,6 +85,7 @@ class PolicyNetwork(nn.Module):
             grid.masked_scatter(counted, logprobs),
             None if entropy is None else grid.masked_scatter(counted, entropy),
             states,
+            None if collision is None else grid.masked_scatter(counted, collision),
         )
 
     def next_token_logits(self, feed: Feed) -> NextTokens:

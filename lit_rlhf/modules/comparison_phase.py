@@ -23,7 +23,7 @@ SHOWN = 4
 
 
 VALIDATION_MEANS = [
-    "val/loss",
+    "val/loss",  # of the losses themselves; the others are means of what a batch shows
     "val/rewards/chosen",
     "val/rewards/rejected",
     "val/rewards/margins",
@@ -31,6 +31,8 @@ VALIDATION_MEANS = [
     "val/logps/rejected",
     "val/nll",
     "val/kto/reference_point",
+    "val/bco/reward_shift",
+    "val/wpo/weight",
 ]
 
 
@@ -60,6 +62,8 @@ class ComparisonPhase(PhaseModule):
 
     needs_comparisons = True
     """Whether a batch without one has nothing to learn from."""
+    takes_labels = False
+    """Whether there may be something to learn from responses that were judged by themselves."""
 
     def set_up_validation(self) -> None:
         """Make the validation metrics; called once by the constructor."""
@@ -81,9 +85,10 @@ class ComparisonPhase(PhaseModule):
         """Summed comparison losses, prompts weighing the same whatever their K, and the sum of weights.
 
         Raises:
-            ValueError: the batch holds no comparison.
+            ValueError: the batch holds no comparison, and no label that the phase learns from.
         """
-        if batch.better.numel() == 0 and self.needs_comparisons:
+        labelled = self.takes_labels and not bool(batch.desirable.isnan().all())
+        if batch.better.numel() == 0 and self.needs_comparisons and not labelled:
             raise ValueError(
                 f"{type(self).__name__} needs comparisons; {batch.row_ids[0]} has none. Give it a PairDataModule or a "
                 "RankingDataModule."
@@ -111,10 +116,14 @@ class ComparisonPhase(PhaseModule):
         lengths = torch.tensor(batch.response_lengths, device=scores.device)
         self.val_length_correlation.update(scores, lengths, batch.tree_index)
         self.val_judged.update(batch, scores, judgement.probability, judgement.disagreement)
-        decided = float((batch.target != 0.5).sum())
-        for name, value in self._metrics(judgement, batch).items():
-            if name != "rewards/accuracies":
-                self.val_means.update(f"val/{name}", value, decided)
+        chosen, rejected, pairs = chosen_and_rejected(batch)
+        counts = {"chosen": len(chosen), "rejected": len(rejected), "margins": pairs, "nll": len(chosen)}
+        numbers = {f"val/{name}": value for name, value in self._metrics(judgement, batch).items()}
+        for name in VALIDATION_MEANS[1:]:
+            # Those that are not there weigh nothing: all ranks have to ask for the same sums.
+            counted = counts.get(name.rpartition("/")[2], len(chosen) + len(rejected) - pairs)
+            weight = float(counted) if name in numbers else 0.0
+            self.val_means.update(name, numbers.get(name, scores.new_zeros(())), weight)
         if batch_idx == 0:
             self._shown = self._comparison_table(batch, scores)
 
@@ -146,29 +155,12 @@ class ComparisonPhase(PhaseModule):
         return self._judged
 
     def sample_table(self) -> list[dict[str, Any]] | None:
-        """The first validation comparisons with their scores."""
+        """The first validation comparisons, or labelled responses, with their scores."""
         return self._shown or None
 
     def _metrics(self, judgement: Judgement, batch: ResponseTrees) -> dict[str, Tensor]:
-        """Means over the batch's decided comparisons, under TRL's names; a target under 1/2 swaps the two."""
-        decided = batch.target != 0.5
-        chosen = torch.where(batch.target > 0.5, batch.better, batch.worse)[decided]
-        rejected = torch.where(batch.target > 0.5, batch.worse, batch.better)[decided]
-        if chosen.numel() == 0:
-            return {}
-        scores = judgement.scores.detach()
-        metrics = {
-            **judgement.metrics,
-            "rewards/chosen": scores[chosen].mean(),
-            "rewards/rejected": scores[rejected].mean(),
-            "rewards/margins": (scores[chosen] - scores[rejected]).mean(),
-            "rewards/accuracies": (scores[chosen] > scores[rejected]).float().mean(),
-        }
-        if judgement.logprobs is not None:
-            logprobs = judgement.logprobs.detach()
-            metrics["logps/chosen"] = logprobs[chosen].mean()
-            metrics["logps/rejected"] = logprobs[rejected].mean()
-        return metrics
+        numbers = comparison_numbers(judgement.scores, judgement.logprobs, batch)
+        return {**judgement.metrics, **numbers} if numbers else {}
 
     def _comparison_table(self, batch: ResponseTrees, scores: Tensor) -> list[dict[str, Any]]:
         segments = [self.encoder.decode(ids.tolist()) for ids in batch.input_ids.split(batch.segment_lengths)]
@@ -177,6 +169,17 @@ class ComparisonPhase(PhaseModule):
         response = [segments[number + tree + 1] for number, tree in enumerate(trees)]
         prompt = [segments[trees.index(tree) + tree] for tree in trees]
         pairs = zip(batch.better.tolist(), batch.worse.tolist(), strict=True)
+        if batch.better.numel() == 0:
+            labels = [(number, said) for number, said in enumerate(batch.desirable.tolist()) if said == said]
+            return [
+                {
+                    "prompt": prompt[number],
+                    "response": response[number],
+                    "label": "desirable" if said else "undesirable",
+                    "score": round(scores[number].item(), 3),
+                }
+                for number, said in labels[:SHOWN]  # those that are not NaN
+            ]
         return [
             {
                 "prompt": prompt[better],
@@ -187,3 +190,46 @@ class ComparisonPhase(PhaseModule):
             }
             for better, worse in list(pairs)[:SHOWN]
         ]
+
+
+def comparison_numbers(scores: Tensor, logprobs: Tensor | None, batch: ResponseTrees) -> dict[str, Tensor]:
+    """Means over the batch's decided comparisons, under TRL's names; a target under 1/2 swaps the two.
+
+    Responses that were judged by themselves are among the chosen and the rejected ones, and have no margins.
+
+    Args:
+        scores: score or implicit reward of each response, ``[N]``.
+        logprobs: log π(y|x), ``[N]``; None where there is no policy.
+        batch: what was said of them.
+
+    Returns:
+        Detached scalars; nothing where no comparison is decided and no response has a label.
+    """
+    chosen, rejected, pairs = chosen_and_rejected(batch)
+    numbers: dict[str, Tensor] = {}
+    for kind, values in (("rewards", scores), ("logps", logprobs)):
+        for side, places in (("chosen", chosen), ("rejected", rejected)):
+            if values is not None and len(places):
+                numbers[f"{kind}/{side}"] = values.detach()[places].mean()
+    if pairs:
+        above, below = scores.detach()[chosen[:pairs]], scores.detach()[rejected[:pairs]]
+        numbers["rewards/margins"] = (above - below).mean()
+        numbers["rewards/accuracies"] = (above > below).float().mean()
+    return numbers
+
+
+def chosen_and_rejected(batch: ResponseTrees) -> tuple[Tensor, Tensor, int]:
+    """The responses of decided comparisons and, behind them, those called desirable or undesirable by themselves.
+
+    Returns:
+        Long, as many chosen and rejected ones as there are; and how many of each are of a comparison.
+    """
+    decided = batch.target != 0.5
+    chosen = torch.where(batch.target > 0.5, batch.better, batch.worse)[decided]
+    rejected = torch.where(batch.target > 0.5, batch.worse, batch.better)[decided]
+    desirable, undesirable = (batch.desirable == said for said in (1, 0))
+    return (
+        torch.cat([chosen, desirable.nonzero()[:, 0]]),
+        torch.cat([rejected, undesirable.nonzero()[:, 0]]),
+        len(chosen),
+    )

@@ -16,6 +16,8 @@ UNSET: dict[str, Any] = {
     "desirable_weight": 1.0,
     "undesirable_weight": 1.0,
     "odds_coef": None,
+    "length_desensitization": None,
+    "wpo": False,
 }
 """Fields that some methods take, at the values that ask for nothing."""
 
@@ -49,8 +51,11 @@ def check_fields(given: Mapping[str, Any]) -> None:
         raise ValueError(
             f"model.beta: {loss} has none. Leave it out (--model.beta null where a config gives it)."
         )
+    tail = given["length_desensitization"]
+    check_argument("length_desensitization", tail, tail is None or 0 <= tail < 1, "0 to less than 1, or null")
     for name, unset in UNSET.items():
-        if name not in method.takes and given[name] not in (unset, 0):
+        nothing = (unset, 0) if name == "margin" else (unset,)
+        if name not in method.takes and given[name] not in nothing:
             takers = [other for other, known in METHODS.items() if name in known.takes]
             raise ValueError(
                 f"model.{name}: {loss} has no such term; it is one of {', '.join(takers)}. Set it to "
@@ -65,7 +70,9 @@ def check_fields(given: Mapping[str, Any]) -> None:
     check_argument("alpha", alpha, alpha is None or 0 < alpha <= 1, "more than 0, to 1")
 
 
-def check_reference(loss: Loss, reference: str | None, storage: str) -> None:
+def check_reference(
+    loss: Loss, reference: str | None, storage: str, length_desensitization: float | None = None
+) -> None:
     """Refuse a reference where the method has none, or in a place that the method cannot have it in.
 
     Raises:
@@ -81,4 +88,9 @@ def check_reference(loss: Loss, reference: str | None, storage: str) -> None:
         raise ValueError(
             "model.reference_storage: kto looks at prompts with other prompts' responses, which change with the order "
             "of rows and cannot be precomputed. Use frozen, or adapter_off."
+        )
+    if length_desensitization is not None and storage == "precomputed":
+        raise ValueError(
+            "model.reference_storage: length_desensitization weighs single tokens, and precomputed keeps one number a "
+            "response. Use frozen, or adapter_off."
         )

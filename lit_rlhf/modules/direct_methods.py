@@ -16,7 +16,8 @@ from lit_rlhf.losses.length_normalized import length_normalized_dpo_loss, length
 from lit_rlhf.losses.preference import dpo_loss, robust_dpo_loss
 from lit_rlhf.losses.reference_free import cpo_loss, orpo_loss, simpo_loss, slic_loss
 from lit_rlhf.losses.transport import aot_loss, aot_unpaired_loss
-from lit_rlhf.losses.unpaired import kto_pair_loss
+from lit_rlhf.losses.unpaired import bco_unpaired_loss, kto_loss, kto_pair_loss
+from lit_rlhf.modules.reward_shift import RewardShift
 
 Loss = Literal[
     "sigmoid", "robust", "ipo", "ipo_norm", "hinge", "sigmoid_norm", "simpo", "cpo", "slic", "orpo", "kto", "bco",
@@ -38,6 +39,7 @@ class Fields(Protocol):
     desirable_weight: float
     undesirable_weight: float
     odds_coef: float
+    reward_shift: RewardShift
 
 
 class Pairs(NamedTuple):
@@ -77,6 +79,17 @@ class Pairs(NamedTuple):
         return self[4:6]
 
 
+class Labelled(NamedTuple):
+    """The responses of a batch that were judged by themselves, each ``[L]``."""
+
+    policy: Tensor
+    reference: Tensor
+    desirable: Tensor
+    """Bool."""
+    reference_point: Tensor
+    """KTO's z₀, a scalar."""
+
+
 class Method(NamedTuple):
     """One published objective."""
 
@@ -90,6 +103,8 @@ class Method(NamedTuple):
     """From β to the margin where none is given."""
     sft_coef: float = 0.0
     """Weight of the likelihood of better responses where none is given."""
+    of_labels: Callable[[Fields, Labelled], Tensor] | None = None
+    """Of responses judged by themselves, ``[L]``; None = it learns from comparisons alone."""
     reference: bool = True
     """Whether it compares with a reference."""
     per_token: bool = False
@@ -98,12 +113,19 @@ class Method(NamedTuple):
     """The loss where the policy is the reference, where no target, margin or likelihood moves it; None = not one."""
 
 
+ON_PAIRS = frozenset({"wpo"})
+"""Fields of all losses that belong to a comparison and to nothing else."""
+ON_SUMS = ON_PAIRS | {"length_desensitization"}
+"""Fields of those among them that take log-probabilities summed over responses."""
+
 PairLoss: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor], Tensor]
 
 
 def of_rewards(function: PairLoss, start: Callable[[Fields], float] | None) -> Method:
     """A method that takes log-probabilities, β and targets, and nothing else."""
-    return Method(lambda given, pairs: function(*pairs.logprobs, given.price, pairs.target), start=start)
+    return Method(
+        lambda given, pairs: function(*pairs.logprobs, given.price, pairs.target), takes=ON_SUMS, start=start
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -111,12 +133,12 @@ METHODS: dict[str, Method] = {
         lambda given, pairs: dpo_loss(
             *pairs.logprobs, given.price, pairs.target, given.label_smoothing, pairs.lead, given.divergence
         ),
-        takes=frozenset({"label_smoothing", "margin", "divergence"}),
+        takes=ON_SUMS | {"label_smoothing", "margin", "divergence"},
         start=lambda given: math.log(2),
     ),
     "robust": Method(
         lambda given, pairs: robust_dpo_loss(*pairs.logprobs, given.price, given.flip_rate, pairs.target),
-        takes=frozenset({"flip_rate"}),
+        takes=ON_SUMS | {"flip_rate"},
         start=lambda given: math.log(2),
     ),
     "ipo": of_rewards(ipo_loss, start=lambda given: 1 / (2 * given.price) ** 2),
@@ -124,6 +146,7 @@ METHODS: dict[str, Method] = {
         lambda given, pairs: length_normalized_ipo_loss(
             *pairs.logprobs, *pairs.lengths, given.price, pairs.target
         ),
+        takes=ON_PAIRS,
         per_token=True,
         start=lambda given: 1 / (2 * given.price) ** 2,
     ),
@@ -132,7 +155,7 @@ METHODS: dict[str, Method] = {
         lambda given, pairs: length_normalized_dpo_loss(
             *pairs.logprobs, *pairs.lengths, given.price, pairs.target, given.label_smoothing
         ),
-        takes=frozenset({"label_smoothing"}),
+        takes=ON_PAIRS | {"label_smoothing"},
         beta=5.0,
         per_token=True,
         start=lambda given: math.log(2),
@@ -141,7 +164,7 @@ METHODS: dict[str, Method] = {
         lambda given, pairs: simpo_loss(
             *pairs.own, *pairs.lengths, given.price, pairs.lead, pairs.target, given.label_smoothing
         ),
-        takes=frozenset({"label_smoothing", "margin"}),
+        takes=ON_PAIRS | {"label_smoothing", "margin"},
         beta=2.0,
         margin=lambda beta: beta / 2,
         reference=False,
@@ -149,13 +172,13 @@ METHODS: dict[str, Method] = {
     ),
     "cpo": Method(
         lambda given, pairs: cpo_loss(*pairs.own, given.price, pairs.target, given.label_smoothing),
-        takes=frozenset({"label_smoothing"}),
+        takes=ON_SUMS | {"label_smoothing"},
         sft_coef=1.0,
         reference=False,
     ),
     "slic": Method(
         lambda given, pairs: slic_loss(*pairs.own, pairs.margin, pairs.target),
-        takes=frozenset({"margin"}),
+        takes=ON_SUMS | {"margin"},
         beta=None,
         margin=lambda beta: 1.0,
         reference=False,
@@ -172,16 +195,28 @@ METHODS: dict[str, Method] = {
             *pairs.logprobs, pairs.reference_point, given.price, pairs.target, given.desirable_weight,
             given.undesirable_weight,
         ),
+        of_labels=lambda given, labelled: kto_loss(
+            *labelled, given.price, given.desirable_weight, given.undesirable_weight
+        ),
         takes=frozenset({"desirable_weight", "undesirable_weight"}),
         start=lambda given: (given.desirable_weight + given.undesirable_weight) / 4,
     ),
-    "bco": of_rewards(bco_loss, start=lambda given: 2 * math.log(2)),
+    "bco": Method(
+        lambda given, pairs: bco_loss(*pairs.logprobs, given.price, pairs.target, given.reward_shift.value),
+        of_labels=lambda given, labelled: bco_unpaired_loss(
+            *labelled[:3], given.price, given.reward_shift.value
+        ),
+        takes=ON_SUMS,
+        start=lambda given: 2 * math.log(2),
+    ),
     "nca": of_rewards(nca_loss, start=lambda given: 2 * math.log(2)),
     "exo": Method(
         lambda given, pairs: exo_loss(*pairs.logprobs, given.price, pairs.target, given.label_smoothing),
-        takes=frozenset({"label_smoothing"}),
+        takes=ON_SUMS | {"label_smoothing"},
     ),
-    "apo_zero": of_rewards(apo_zero_loss, start=lambda given: 1.0),
+    "apo_zero": of_rewards(apo_zero_loss, start=lambda given: 1.0)._replace(
+        of_labels=lambda given, labelled: kto_loss(*labelled[:3], 0.0, given.price)  # of which it is a case
+    ),
     "apo_down": of_rewards(apo_down_loss, start=lambda given: 1.0),
     "aot": Method(
         lambda given, pairs: aot_loss(*pairs.logprobs, given.price, given.label_smoothing),

@@ -16,11 +16,14 @@ from lit_rlhf.losses.divergences import (
     reverse_kl,
 )
 from lit_rlhf.losses.lengths import per_token_logprobs, sft_term
-from lit_rlhf.losses.preference import implicit_reward, plackett_luce_dpo_loss
+from lit_rlhf.losses.preference import implicit_reward, pair_rewards, plackett_luce_dpo_loss
 from lit_rlhf.losses.targets import loss_under_target
 from lit_rlhf.modules.direct_checks import check_fields
+from lit_rlhf.modules.direct_labels import label_items
 from lit_rlhf.modules.direct_methods import METHODS, QUANTILES, DivergenceName, Loss, Margin, Pairs, Ties
-from lit_rlhf.modules.preference_objective import told_apart
+from lit_rlhf.modules.direct_tokens import Tokens, desensitized_pairs, on_policy_weights
+from lit_rlhf.modules.preference_objective import ranking_weights, told_apart
+from lit_rlhf.modules.reward_shift import RewardShift
 from lit_rlhf.ops.masking import masked_mean
 from lit_rlhf.records import ResponseTrees
 
@@ -35,7 +38,7 @@ EXO_SMOOTHING = 1e-3
 
 
 class DirectItems(NamedTuple):
-    """What the loss is a mean of: comparisons, prompts (``plackett_luce``) or quantiles (``aot``)."""
+    """What the loss is a mean of: comparisons, labelled responses, prompts (``plackett_luce``), quantiles (``aot``)."""
 
     losses: Tensor
     """``[M]``."""
@@ -66,6 +69,8 @@ class DirectObjective:
         desirable_weight: float,
         undesirable_weight: float,
         odds_coef: float | None,
+        length_desensitization: float | None = None,
+        wpo: bool = False,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         check_fields(given)
@@ -85,18 +90,28 @@ class DirectObjective:
         self.desirable_weight = desirable_weight
         self.undesirable_weight = undesirable_weight
         self.odds_coef = 0.1 if odds_coef is None else odds_coef
+        self.length_desensitization = length_desensitization
+        self.wpo = wpo
+        self.reward_shift = RewardShift()
+        """BCO's δ; whoever trains calls its `end_update` before each step, and keeps its state."""
 
     @property
     def loss_at_start(self) -> float | None:
         """The loss where the policy is its reference; None where it depends on the policy or on the data."""
-        moved = self.sft_coef or self.margin
+        moved = self.sft_coef or self.margin or self.wpo
         return None if moved or self.method.start is None else self.method.start(self)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the losses are of single tokens' log-probabilities."""
+        return self.length_desensitization is not None or self.wpo
 
     def scores(self, logprobs: Tensor, reference: Tensor | None, batch: ResponseTrees) -> Tensor:
         """The rewards ``[N]`` that the method compares.
 
         β·f'(π/π_ref), of means over tokens for the methods named ``…_norm``, SimPO and ORPO (whose odds have the order
-        of the means), and of π alone where there is no reference.
+        of the means), and of π alone where there is no reference. Under `length_desensitization` too they are of whole
+        responses: what a tail is, only a comparison says.
 
         Args:
             logprobs: log π(y|x), ``[N]``.
@@ -116,6 +131,8 @@ class DirectObjective:
         reference: Tensor | None,
         batch: ResponseTrees,
         reference_point: Tensor | None = None,
+        tokens: Tokens | None = None,
+        learning: bool = False,
     ) -> DirectItems:
         """The losses of a batch.
 
@@ -124,21 +141,36 @@ class DirectObjective:
             reference: log π_ref(y|x), ``[N]``; None = no reference.
             batch: what people said of the responses.
             reference_point: KTO's z₀, a scalar.
+            tokens: of single tokens, where the objective :attr:`needs_tokens`.
+            learning: whether the batch is trained on, so that it moves BCO's δ.
 
         Raises:
             ValueError: the batch does not hold what the method asks for; the row is named.
         """
         reference = torch.zeros_like(logprobs) if reference is None else reference
-        if self.method.losses is None:
+        alone = None
+        if not batch.desirable.isnan().all():
+            alone = DirectItems(*label_items(self, logprobs, reference, batch, reference_point, learning))
+        if alone is not None and batch.better.numel() == 0:
+            items = alone
+        elif self.method.losses is None:
             items = self._rankings(logprobs, reference, batch)
         else:
-            items = self._comparisons(logprobs, reference, batch, reference_point)
+            items = self._comparisons(logprobs, reference, batch, reference_point, tokens, learning)
+            if alone is not None:
+                items = _together(items, alone)
         if reference_point is not None:
             items.metrics["kto/reference_point"] = reference_point.detach()
         return items
 
     def _comparisons(
-        self, logprobs: Tensor, reference: Tensor, batch: ResponseTrees, reference_point: Tensor | None
+        self,
+        logprobs: Tensor,
+        reference: Tensor,
+        batch: ResponseTrees,
+        reference_point: Tensor | None,
+        tokens: Tokens | None,
+        learning: bool,
     ) -> DirectItems:
         assert self.method.losses is not None
         better, worse, target = batch.better, batch.worse, batch.target
@@ -149,11 +181,12 @@ class DirectObjective:
             better, worse, target = self._certain(batch, kept)
             margin, weights = margin[kept], torch.ones_like(weights[kept])
         lengths = counted_tokens(batch)
+        sides = logprobs[better], logprobs[worse], reference[better], reference[worse]
+        if self.length_desensitization is not None:
+            assert tokens is not None
+            sides = desensitized_pairs(tokens, batch, better, worse, self.length_desensitization)
         pairs = Pairs(
-            logprobs[better],
-            logprobs[worse],
-            reference[better],
-            reference[worse],
+            *sides,
             lengths[better],
             lengths[worse],
             target,
@@ -161,14 +194,24 @@ class DirectObjective:
             logprobs.new_zeros(()) if reference_point is None else reference_point,
         )
         losses = self.method.losses(self, pairs)
+        shown: dict[str, Tensor] = {}
+        if self.loss == "bco":
+            shown["bco/reward_shift"] = logprobs.new_tensor(self.reward_shift.value)
+            if learning:
+                self.reward_shift.watch(*pair_rewards(*pairs.logprobs, self.price), weights)
+        if self.wpo:
+            assert tokens is not None
+            on_policy = on_policy_weights(tokens, batch, better, worse)
+            shown["wpo/weight"] = _mean(on_policy, weights)
+            losses = losses * on_policy
         if not (self.sft_coef or self.loss == "orpo"):
-            return DirectItems(losses, weights, {})
+            return DirectItems(losses, weights, shown)
         nll = loss_under_target(
-            sft_term(pairs.policy_better, pairs.better_lengths),
-            sft_term(pairs.policy_worse, pairs.worse_lengths),
+            sft_term(logprobs[better], pairs.better_lengths),
+            sft_term(logprobs[worse], pairs.worse_lengths),
             target,
         )
-        shown = {"nll": (weights * nll.detach()).sum() / weights.sum().clamp(min=1e-12)}
+        shown["nll"] = _mean(nll, weights)
         return DirectItems(losses + self.sft_coef * nll, weights, shown)
 
     def _certain(self, batch: ResponseTrees, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,19 +243,32 @@ class DirectObjective:
             logprobs, reference, batch.ranks, batch.tree_index, self.price, self.ties
         )
         losses = losses / (counts - 1)  # its K - 1 choices, so that prompts weigh the same whatever their K
-        weights = torch.ones_like(losses)
+        weights = ranking_weights(batch)
         if self.ties == "drop":
             weights = weights * told_apart(batch, judged)
         if not self.sft_coef:
             return DirectItems(losses, weights, {})
         nll = _mean_of_best(sft_term(logprobs, counted_tokens(batch)), batch)
-        shown = {"nll": (weights * nll.detach()).sum() / weights.sum().clamp(min=1)}
-        return DirectItems(losses + self.sft_coef * nll, weights, shown)
+        return DirectItems(losses + self.sft_coef * nll, weights, {"nll": _mean(nll, weights)})
+
+
+def _together(pairs: DirectItems, labels: DirectItems) -> DirectItems:
+    """The items of both; where both have a number to show, that of the pairs."""
+    return DirectItems(
+        torch.cat([pairs.losses, labels.losses]),
+        torch.cat([pairs.weights, labels.weights]),
+        {**labels.metrics, **pairs.metrics},
+    )
 
 
 def counted_tokens(batch: ResponseTrees) -> Tensor:
     """|y| of each response: its counted tokens, Long ``[N]``."""
     return batch.response_grid_mask().sum(1)
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """As the loss is a mean, without gradient; 0 where nothing counts."""
+    return (weights * values.detach()).sum() / weights.sum().clamp(min=1e-12)
 
 
 def _mean_of_best(values: Tensor, batch: ResponseTrees) -> Tensor:

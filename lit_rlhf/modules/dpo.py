@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from lit_rlhf.data.streaming.streamed import looked_at
 from lit_rlhf.models.execution import Execution, set_execution
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.loading import check_same_vocabulary, disable_dropout, load_causal_lm
@@ -24,8 +25,10 @@ from lit_rlhf.models.reference import AdapterOff, Frozen, check_adapter_off
 from lit_rlhf.modules.base import Movable, checked_settings, default_optimizer
 from lit_rlhf.modules.comparison_phase import ComparisonPhase, Judgement
 from lit_rlhf.modules.direct_checks import check_reference
+from lit_rlhf.modules.direct_labels import describe_balance
 from lit_rlhf.modules.direct_methods import METHODS, DivergenceName, Loss, Margin, Ties
 from lit_rlhf.modules.direct_objective import DirectObjective
+from lit_rlhf.modules.direct_tokens import Tokens
 from lit_rlhf.modules.mismatched import mismatched, refuse_one_prompt
 from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.modules.precomputed_reference import PrecomputedReference
@@ -34,6 +37,10 @@ from lit_rlhf.records import ResponseTrees
 
 class DPOModule(ComparisonPhase, PolicyPhase):
     """The direct methods, on equal terms: on pairs, on all strict pairs of rankings, and on whole rankings.
+
+    ``kto``, ``bco`` and ``apo_zero`` also take single responses with a label, desirable or not, alone or beside pairs;
+    to the other methods these say nothing, and they are refused. The mean is then over prompts of the mean over a
+    prompt's labelled responses.
 
     By default the sigmoid loss of Rafailov et al. 2023, eq. 7:
     L = −log σ(β·[log π(y_w|x)/π_ref(y_w|x) − log π(y_l|x)/π_ref(y_l|x)]), log-probabilities summed over the
@@ -52,12 +59,14 @@ class DPOModule(ComparisonPhase, PolicyPhase):
             ``robust``: corrected for a known flip_rate. ``ipo``: (h − 1/2β)². ``hinge``: max(0, 1 − βh).
             ``sigmoid_norm``, ``ipo_norm``: the same of log-ratios per token (β 5, 0.1).
             ``exo``: the KL the other way round. ``discopop``: logistic and exponential.
-            ``bco`` (threshold at 0), ``nca``, ``apo_zero``, ``apo_down``, ``sppo`` (β 0.001): where each response's
-            own reward should be. ``kto``: the better is desirable, the worse is not, as seen from z₀; it looks at
-            responses of other prompts in each step, which costs one more forward of policy and reference.
+            ``bco`` (threshold at the mean reward of all updates before), ``nca``, ``apo_zero``, ``apo_down``, ``sppo``
+            (β 0.001): where each response's own reward should be. ``kto``: the better is desirable, the worse is not,
+            as seen from z₀; it looks at responses of other prompts in each step, which costs one more forward of
+            policy and reference.
             ``aot``, ``aot_unpaired``: the batch's quantiles; comparisons count alike.
             ``simpo`` (per token, β 2, margin β/2), ``cpo``, ``slic`` (margin 1), ``orpo``: without a reference, of
-            which none is loaded. ``plackett_luce``: the likelihood of whole rankings, divided by its K − 1 choices.
+            which none is loaded. ``plackett_luce``: the likelihood of whole rankings, divided by its K − 1 choices;
+            it takes a row's weight, and has no place for margins.
         beta: β, reward per nat: small lets the policy go far from the reference. The paper uses 0.1 and 0.5. Null =
             what is usual for the method; ``orpo`` and ``slic`` have none.
         label_smoothing: share of labels assumed wrong (cDPO); 0 trusts them. For sigmoid, sigmoid_norm, simpo, cpo,
@@ -72,9 +81,15 @@ class DPOModule(ComparisonPhase, PolicyPhase):
             found.
         divergence: ``sigmoid``: the price that β is of: ``reverse_kl``, ``forward_kl``, ``jensen_shannon``, ``alpha``.
         alpha: α of divergence ``alpha``: near 0 the reverse KL, 1 the forward KL.
-        desirable_weight: ``kto``: λ_D, what a better response's loss counts.
-        undesirable_weight: ``kto``: λ_U, what a worse one's counts.
+        desirable_weight: ``kto``: λ_D, what a better or desirable response's loss counts. The source wants
+            λ_D·n_D / (λ_U·n_U) within 1 and 3/2, with n the counts; what is outside is said.
+        undesirable_weight: ``kto``: λ_U, what a worse or undesirable one's counts.
         odds_coef: ``orpo``: λ, what the odds count beside the likelihood; null = 0.1.
+        length_desensitization: LD-DPO: α, what the tokens of a comparison's longer response count beyond the length of
+            the shorter, 0 to less than 1; null = as much as all others. For losses on pairs that take sums. Logged
+            rewards are of whole responses.
+        wpo: whether a comparison's loss is multiplied by how on-policy its two responses are (WPO, sampled alignment).
+            For losses on pairs but kto, orpo and aot.
         reference: folder of the reference policy; null = the policy as it starts. Not for methods without one.
         reference_storage: ``frozen`` keeps a second model; ``precomputed`` looks at all rows once before
             training, keeps one number a response in a file beside the data, and holds no second model;
@@ -99,6 +114,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
     """
 
     network: PolicyNetwork
+    takes_labels = True
 
     def __init__(
         self,
@@ -115,6 +131,8 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         desirable_weight: float = 1.0,
         undesirable_weight: float = 1.0,
         odds_coef: float | None = None,
+        length_desensitization: float | None = None,
+        wpo: bool = False,
         reference: str | None = None,
         reference_storage: Literal["frozen", "precomputed", "adapter_off"] = "frozen",
         lora: Lora | None = None,
@@ -137,12 +155,12 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         self.set_sampling(max_new_tokens, temperature, seed)
         self.objective = DirectObjective(
             loss, beta, ties, label_smoothing, flip_rate, margin, sft_coef, divergence, alpha, desirable_weight,
-            undesirable_weight, odds_coef,
+            undesirable_weight, odds_coef, length_desensitization, wpo,
         )  # fmt: skip
         self.loss: Loss = loss
         self.beta = self.objective.beta
         self.ties: Ties = ties
-        check_reference(loss, reference, reference_storage)
+        check_reference(loss, reference, reference_storage, length_desensitization)
         if reference_storage == "adapter_off":
             check_adapter_off(lora is not None, reference, "frozen or precomputed")
         self.network = disable_dropout(PolicyNetwork(load_causal_lm(model, attention)))
@@ -170,11 +188,13 @@ class DPOModule(ComparisonPhase, PolicyPhase):
     def judge(self, batch: ResponseTrees) -> Judgement:
         """Rewards of the responses as the method has them, and the losses that it is a mean of."""
         reference_point = self._reference_point(batch) if self.loss == "kto" else None
-        logprobs = sequence_logprobs(self.network(batch))
-        reference = self.reference_logprobs(batch) if self.objective.method.reference else None
+        seen = self.network(batch, with_collision=self.objective.wpo)
+        logprobs = sequence_logprobs(seen)
+        reference, reference_tokens = self._seen_by_reference(batch)
+        tokens = Tokens(seen.logprobs, reference_tokens, seen.collision)
         if self.objective.margin != "data" and batch.margin.any():
             self._say_of_margins()
-        items = self.objective(logprobs, reference, batch, reference_point)
+        items = self.objective(logprobs, reference, batch, reference_point, tokens, learning=self.training)
         rewards = self.objective.scores(logprobs.detach(), reference, batch)
         return Judgement(
             items.losses,
@@ -213,6 +233,13 @@ class DPOModule(ComparisonPhase, PolicyPhase):
             )
         self._lone_batches = 0
 
+    def _say_of_balance(self) -> None:
+        trees = looked_at(self.datamodule.trees("train")) if hasattr(self.datamodule, "trees") else []
+        weights = self.objective.desirable_weight, self.objective.undesirable_weight
+        said = describe_balance(trees, *weights)
+        if said is not None:
+            rank_zero_info(said)
+
     def _say_of_margins(self) -> None:
         if not self._said_of_margins:
             takers = ", ".join(name for name, method in METHODS.items() if "margin" in method.takes)
@@ -220,6 +247,16 @@ class DPOModule(ComparisonPhase, PolicyPhase):
                 f"Rows have margins, which are not used: model.margin: data takes them ({takers})."
             )
         self._said_of_margins = True
+
+    def _seen_by_reference(self, batch: ResponseTrees) -> tuple[Tensor | None, Tensor | None]:
+        """log π_ref of each response ``[N]``, where there is one; and of each token ``[N, R]``, where asked for."""
+        if not self.objective.method.reference:
+            return None, None
+        if self.objective.length_desensitization is None:
+            return self.reference_logprobs(batch), None
+        assert self._reference is not None
+        seen = self._reference(batch)
+        return sequence_logprobs(seen), seen.logprobs
 
     def reference_logprobs(self, batch: ResponseTrees) -> Tensor:
         """log π_ref(y|x) of each response, ``[N]``, without gradient."""
@@ -236,11 +273,17 @@ class DPOModule(ComparisonPhase, PolicyPhase):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        self.objective.reward_shift.forget_watched()
         if self.loss == "kto":
             refuse_one_prompt(self.datamodule, self.data_ranks)
+            self._say_of_balance()
         if self._precomputed is not None:
             self._precomputed.prepare(self, "train", "val")
             self._precomputed.policy_has_moved = True  # from here on
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        self.objective.reward_shift.end_update(self._sum_over_ranks)
 
     def on_train_epoch_end(self) -> None:
         self._say_of_lone_batches()
@@ -264,12 +307,16 @@ class DPOModule(ComparisonPhase, PolicyPhase):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._precomputed is not None:
             checkpoint["reference_logprobs"] = self._precomputed.state_dict()
+        if self.loss == "bco":
+            checkpoint["reward_shift"] = self.objective.reward_shift.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._precomputed is not None:
             self._precomputed.policy_has_moved = True
             if "reference_logprobs" in checkpoint:
                 self._precomputed.load_state_dict(checkpoint["reference_logprobs"])
+        if "reward_shift" in checkpoint:
+            self.objective.reward_shift.load_state_dict(checkpoint["reward_shift"])
 
     def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
         """One sample for each prompt of the batch."""

@@ -32,7 +32,7 @@ def mismatched(batch: ResponseTrees, positions: int | None = None) -> Mismatched
         positions: of the model, in tokens; None = no limit.
 
     Source:
-        Ethayarajh et al. 2024, arXiv 2402.01306, section 4.1.
+        Ethayarajh et al. 2024, arXiv 2402.01306, section 4.1, "Implementation" in its first version.
     """
     trees = list(trees_of(batch))
     changed: list[Tree] = []

@@ -144,7 +144,7 @@ class PreferenceObjective(nn.Module):
         counts = torch.bincount(batch.tree_index[judged], minlength=batch.num_trees)
         self._refuse_rows(batch, counts < 2, "ranks", "Use a RankingDataModule, or loss: pairs.")
         ties: Literal["half", "drop"] = "drop" if self.ties == "drop" else "half"
-        weights = torch.ones_like(counts, dtype=scores.dtype)
+        weights = ranking_weights(batch)
         if self.loss == "plackett_luce":
             losses = plackett_luce_loss(scores, batch.ranks, batch.tree_index, ties)
             losses = losses / (
@@ -159,20 +159,44 @@ class PreferenceObjective(nn.Module):
         return Items(losses, weights, torch.arange(batch.num_trees, device=scores.device))
 
     def _centering_of_prompts(self, scores: Tensor, batch: ResponseTrees) -> Tensor:
-        penalties = batch.comparison_weights() * centering_penalty(scores[batch.better], scores[batch.worse])
-        return penalties.new_zeros(batch.num_trees).index_add(0, batch.tree_index[batch.better], penalties)
+        trees = batch.tree_index[batch.better]
+        penalties = centering_penalty(scores[batch.better], scores[batch.worse])
+        penalties = penalties / torch.bincount(trees, minlength=batch.num_trees)[trees]
+        return penalties.new_zeros(batch.num_trees).index_add(0, trees, penalties)
 
     def _ratings(self, scores: Tensor, batch: ResponseTrees, ratings: Tensor) -> Items:
         rated = ~ratings.isnan()
         trees = batch.tree_index[rated]
         counts = torch.bincount(trees, minlength=batch.num_trees)
         self._refuse_rows(batch, counts == 0, "ratings", "Give `scores` in a ranking file.")
-        return Items(rating_loss(scores[rated], ratings[rated]), 1.0 / counts[trees], trees)
+        weights = (ranking_weights(batch) / counts)[trees]
+        return Items(rating_loss(scores[rated], ratings[rated]), weights, trees)
 
     def _refuse_rows(self, batch: ResponseTrees, lacking: Tensor, what: str, remedy: str) -> None:
         if lacking.any():
             row = batch.row_ids[int(lacking.nonzero()[0])]
             raise ValueError(f"{row}: expected {what} for model.loss {self.loss}, found none. {remedy}")
+
+
+def ranking_weights(batch: ResponseTrees) -> Tensor:
+    """How much each prompt's ranking counts, ``[B]``: the one weight of its comparisons; 1 where it has none.
+
+    Raises:
+        ValueError: comparisons of one prompt weigh differently, which a loss on its whole ranking has no place for;
+            the row is named.
+    """
+    trees = batch.tree_index[batch.better]
+    least, most = (
+        batch.weight.new_ones(batch.num_trees).scatter_reduce(0, trees, batch.weight, by, include_self=False)
+        for by in ("amin", "amax")
+    )
+    if (least < most).any():
+        tree = int((least < most).nonzero()[0])
+        raise ValueError(
+            f"{batch.row_ids[tree]}: expected one weight for a whole ranking, found {least[tree]:g} and {most[tree]:g} "
+            "on its comparisons. A loss on pairs takes a weight for each."
+        )
+    return most
 
 
 def told_apart(batch: ResponseTrees, judged: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""From logits to the log-probabilities of the tokens that were drawn, and the entropy they came from.
+"""From logits to the log-probabilities of the tokens that were drawn, and how spread the distribution was.
 
-Both divide the logits by the sampling temperature, so that what is scored is the distribution that
-the tokens were sampled from.
+Log-probabilities and entropies divide the logits by the sampling temperature, so that what is scored is the
+distribution that the tokens were sampled from.
 """
 
 from __future__ import annotations
@@ -72,3 +72,22 @@ def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     logprobs = _log_softmax(logits, temperature)
     # 0 · log 0 is 0 here; without the clamp -inf would make it NaN.
     return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
+
+
+def log_collision(logits: Tensor) -> Tensor:
+    """Logarithm of the probability that two draws of the next token agree.
+
+    log Σ_v π(v)², with π = softmax(z).
+
+    Args:
+        logits: z. Shape ``[..., V]``, any float dtype; computed in float32 or wider.
+
+    Returns:
+        Nats, at most 0, ``[...]``, without gradient.
+
+    Example:
+        >>> log_collision(torch.zeros(1, 4)).exp()
+        tensor([0.2500])
+    """
+    wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    return (2 * wide).logsumexp(dim=-1) - 2 * wide.logsumexp(dim=-1)

@@ -102,6 +102,31 @@ def test_votes_are_counted_for_each_response() -> None:
     assert judgements(tree, votes) == ["judged, 2 of 4 votes", "judged, 1 of 4 votes"]
 
 
+def test_a_label_is_shown_before_its_response(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": "a", "completion": " soup", "label": True},
+        {"prompt": "a", "completion": " cake", "label": False},
+        {"prompt": "b", "completion": " cake", "label": False},
+    ]
+    flags = ["--data.path", write("p.jsonl", rows), "--data.val_fraction", "0", "--model.loss", "kto"]
+    check("dpo", tiny_model_dir, *flags)
+    said = capsys.readouterr().out
+    assert "  2 rows have labels, 1 responses desirable and 2 not" in said.splitlines()
+    lines = [line.rstrip() for line in said.splitlines()]
+    place = lines.index("the first row of train:")
+    assert lines[place + 1 : place + 8] == [
+        "  prompt    │ <|bos|>a",
+        "  label     │ desirable",
+        "  counted   │  soup",
+        "  eos       │ <|eos|>",
+        "  label     │ undesirable",
+        "  counted   │  cake",
+        "  eos       │ <|eos|>",
+    ]
+
+
 @pytest.mark.parametrize("ties", ["half", "drop"])
 def test_ties_are_taken_as_the_module_takes_them(
     tiny_model_dir: Path, capsys: pytest.CaptureFixture[str], ties: str

@@ -157,6 +157,22 @@ def test_dpo_starts_at_ln_2(tiny_model_dir: Path, capsys: pytest.CaptureFixture[
     assert not any("ln 2" in line for line in right)  # nothing is there to be asked
 
 
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        (["--model.loss", "kto", "--model.undesirable_weight", "1.5"], "0.5 or 0.75"),
+        (["--model.loss", "bco"], "ln 2"),
+    ],
+)
+def test_what_labels_start_at(
+    flags: list[str], value: str, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = [{**row, "completion": " is fresh .", "label": k % 2 == 0} for k, row in enumerate(PROMPTS)]
+    code, right, wrong = check(capsys, "dpo", tiny_model_dir, labels, *flags)
+    assert (code, wrong) == (0, [])
+    assert f"the loss starts at {value}: 0 apart" in right
+
+
 def test_a_reward_model_that_goes_on_from_an_export(
     tiny_model_dir: Path, reward_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,7 +105,8 @@ def test_bad_rows_stop_with_the_first_three_and_how_many_more(tmp_path: Path) ->
     lines = str(caught.value).splitlines()
     assert lines[0] == "5 bad of 8 rows:"
     assert lines[1].startswith(f"  {path}:4: expected a JSON object, found Expecting ',' delimiter")
-    assert lines[2] == f"  {path}:5: expected `prompt`, `chosen` and `rejected`, found fields `prompt`"
+    expected = "`prompt`, `chosen` and `rejected`, or `prompt`, `response` and `label`"
+    assert lines[2] == f"  {path}:5: expected {expected}, found fields `prompt`"
     assert lines[4] == "  ... and 2 more"
     assert "--data.bad_rows skip" in lines[5]
 

@@ -193,6 +193,12 @@ def test_rankings(judgement: dict[str, Any], ranks: list[float | None], pairs: s
     assert row.ratings == judgement.get("scores")
 
 
+def test_a_rankings_weight_is_that_of_each_of_its_comparisons() -> None:
+    row = parse_row(ranking(ranks=[1, 1, 2], weight=0.5), "rankings", "f:1")
+    assert len(row.comparisons) == 3
+    assert {c.weight for c in row.comparisons} == {0.5}
+
+
 @pytest.mark.parametrize(
     ("ranks", "ties"),
     [
@@ -279,7 +285,7 @@ def test_candidates_need_no_judgement(fields: dict[str, Any], responses: list[st
         (
             "pairs",
             {"prompt": "p", "chosen": "c"},
-            "`prompt`, `chosen` and `rejected`, found fields `prompt`, `chosen`",
+            "`prompt`, `chosen` and `rejected`, or `prompt`, `response` and `label`, found fields `prompt`, `chosen`",
         ),
         (
             "pairs",
@@ -296,6 +302,16 @@ def test_candidates_need_no_judgement(fields: dict[str, Any], responses: list[st
             "pairs",
             {"prompt": "p", "chosen": "c", "rejected": "r", "margin": float("nan")},
             "`margin` to be a number",
+        ),
+        (
+            "rankings",
+            {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2], "weight": "x"},
+            "`weight` to be a number, found 'x'",
+        ),
+        (
+            "rankings",
+            {"prompt": "p", "responses": ["a"], "scores": [1], "weight": 2},
+            "no `weight` on one rated response, found 2.0",
         ),
         (
             "pairs",

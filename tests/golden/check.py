@@ -42,13 +42,13 @@ from lit_rlhf.losses.reward import bradley_terry_loss, centering_penalty, unifor
 from lit_rlhf.losses.sft import sft_loss
 from lit_rlhf.losses.transport import aot_loss, aot_unpaired_loss
 from lit_rlhf.losses.unpaired import kto_loss, kto_reference_point
-from lit_rlhf.losses.weights import log_collision, wpo_weights
+from lit_rlhf.losses.weights import wpo_weights
 from lit_rlhf.metrics.best_of_n import best_of_n_kl, best_of_n_probabilities
 from lit_rlhf.ops import kl
 from lit_rlhf.ops.advantages import generalized_advantages, kl_penalized_rewards, reinforce_returns
 from lit_rlhf.ops.group_advantages import dr_grpo_advantages, grpo_advantages, rloo_advantages
 from lit_rlhf.ops.kl_control import adapted_kl_coef
-from lit_rlhf.ops.logprobs import token_entropy, token_logprobs
+from lit_rlhf.ops.logprobs import log_collision, token_entropy, token_logprobs
 from lit_rlhf.ops.masking import masked_mean, masked_sum, masked_whiten
 from lit_rlhf.ops.moments import merge_moments
 from lit_rlhf.ops.normalization import gain_and_bias

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lit_rlhf.losses.lengths import length_desensitized_logprobs, per_token_logprobs, sft_term
-from lit_rlhf.losses.weights import log_collision, reward_weights, wpo_weights
+from lit_rlhf.losses.weights import reward_weights, wpo_weights
+from lit_rlhf.ops.logprobs import log_collision
 
 GRID = torch.tensor([[-1.0, -2.0, -4.0, 99.0], [-0.5, 99.0, -0.25, -8.0]], dtype=torch.float64)
 MASK = torch.tensor([[True, True, True, False], [True, False, True, True]])

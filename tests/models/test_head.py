@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from lit_rlhf.models import head
-from lit_rlhf.models.head import head_logprobs, head_logprobs_and_entropy
+from lit_rlhf.models.head import head_logprobs, head_logprobs_and_collision, head_logprobs_and_entropy
 
 M = 7
 
@@ -75,6 +75,25 @@ def test_log_probabilities_are_the_same_bits_with_entropy_and_without(tiny_llama
     for temperature in (1.0, 0.7):
         alone = head_logprobs(tiny_llama, states, tokens, temperature)
         assert torch.equal(alone, head_logprobs_and_entropy(tiny_llama, states, tokens, temperature)[0])
+
+
+@pytest.mark.parametrize("rows", [M, 3, 1])
+def test_collisions_are_those_of_a_plain_softmax_and_leave_the_log_probabilities_alone(
+    tiny_llama: LlamaForCausalLM, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "MAX_LOGITS", rows * tiny_llama.config.vocab_size)
+    monkeypatch.setattr(head, "CACHED_LOGITS", max(1, rows // 2) * tiny_llama.config.vocab_size)
+    states, tokens, of_logprobs, _ = drawn(tiny_llama)
+    for temperature in (1.0, 0.7):
+        logprobs, collision = head_logprobs_and_collision(tiny_llama, states, tokens, temperature)
+        alone = head_logprobs(tiny_llama, states, tokens, temperature)
+        chances = (tiny_llama.lm_head(states) / temperature).softmax(-1)
+        torch.testing.assert_close(collision.exp(), chances.square().sum(-1).detach())
+        assert torch.equal(logprobs, alone) and not collision.requires_grad
+        ours, theirs = (
+            gradients(tiny_llama, states, (found * of_logprobs).sum()) for found in (logprobs, alone)
+        )
+        assert all(torch.equal(our, their) for our, their in zip(ours, theirs, strict=True))
 
 
 def test_a_token_that_cannot_be_drawn_adds_nothing_and_has_no_gradient(

@@ -32,6 +32,8 @@ from tests.modules.test_direct_methods import make_module
         ({"loss": "hinge", "divergence": "forward_kl"}, r"model\.divergence: hinge has no such term"),
         ({"divergence": "alpha"}, r"model\.alpha: goes with divergence: alpha, and it alone; found None"),
         ({"alpha": 0.5}, r"model\.alpha: goes with divergence: alpha, and it alone; found 0\.5"),
+        ({"length_desensitization": 1.0}, r"model\.length_desensitization: expected 0 to less than 1, or null, found"),
+        ({"length_desensitization": -0.1}, r"model\.length_desensitization: expected 0 to less than 1, or null"),
         ({"divergence": "alpha", "alpha": 1.5}, r"model\.alpha: expected more than 0, to 1, found 1\.5"),
     ],
 )  # fmt: skip
@@ -44,6 +46,7 @@ def test_fields_are_refused_by_key(settings: dict, said: str):
     "settings",
     [
         {"loss": "ipo", "margin": 0.0, "label_smoothing": 0.0, "desirable_weight": 1.0},
+        {"loss": "plackett_luce", "margin": 0.0, "length_desensitization": None, "wpo": False},
         {"loss": "simpo", "reference_storage": "frozen"},
         {"loss": "aot", "label_smoothing": 0.1},
         {"divergence": "alpha", "alpha": 1.0},

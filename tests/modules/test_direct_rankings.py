@@ -80,6 +80,50 @@ def test_prompts_weigh_the_same_whatever_their_k(other: str):
         assert loss_of(module, trees).item() == pytest.approx(sum(alone) / 2, rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["plackett_luce", "ipo"])
+@pytest.mark.parametrize("ties", ["half", "drop"])
+def test_rankings_weigh_what_their_rows_say(loss: str, ties: str, other: str):
+    rows = [
+        {
+            "prompt": "the soup",
+            "responses": [" is tasty", " is late .", " ."],
+            "ranks": [1, 2, 2],
+            "weight": 3,
+        },
+        {"prompt": "my lamp", "responses": [" is big", " is hot ."], "ranks": [2, 1]},
+        {"prompt": "a cake", "responses": [" is fresh", " is late ."], "ranks": [2, 1], "weight": 0},
+    ]
+    data = RankingDataModule(rows, tokenizer=TOKENIZER)
+    data.setup("fit")
+    heavy, light, silent = data.trees("train")
+    module = make_module(loss=loss, reference=other, ties=ties, sft_coef=0.2)
+    alone = [loss_of(module, [tree]).item() for tree in (heavy, light)]
+    assert loss_of(module, [heavy, light, silent]).item() == pytest.approx(
+        (3 * alone[0] + alone[1]) / 4, rel=1e-5
+    )
+    nll = [module.judge(pack_trees([tree])).metrics["nll"].item() for tree in (heavy, light)]
+    assert module.judge(pack_trees([light, heavy, silent])).metrics["nll"].item() == pytest.approx(
+        (3 * nll[0] + nll[1]) / 4, rel=1e-5
+    )
+
+
+def test_a_ranking_whose_comparisons_weigh_differently_is_refused_by_the_row():
+    tree = ranked([1.0, 2.0, 3.0], name="r.jsonl:4")
+    tree.comparisons[1] = Comparison(0, 2, weight=0.5)
+    with pytest.raises(
+        ValueError, match=r"r\.jsonl:4: expected one weight for a whole ranking, found 0\.5 and 1 on"
+    ):
+        loss_of(make_module(loss="plackett_luce"), [ranked([1.0, 2.0]), tree])
+
+
+def test_a_ranking_without_comparisons_counts_once():
+    tree = ranked([1.0, 2.0])
+    tree.comparisons = []
+    other_tree = ranked([2.0, 1.0], 60)
+    module = make_module(loss="plackett_luce")
+    assert module.judge(pack_trees([tree, other_tree])).weights.tolist() == [1.0, 1.0]
+
+
 def test_the_likelihood_term_of_a_ranking_is_of_its_best(other: str):
     tree = ranked([2.0, 1.0, 1.0, None])
     batch = pack_trees([tree])
@@ -166,11 +210,14 @@ def test_rows_margins_are_taken_where_asked(loss: str, other: str):
     assert asked != loss_of(make_module(loss=loss, reference=other), [said])
 
 
-def test_rows_margins_that_are_not_taken_are_said_once(caplog: pytest.LogCaptureFixture):
-    module = make_module()
+@pytest.mark.parametrize("loss", ["sigmoid", "plackett_luce"])
+def test_rows_margins_that_are_not_taken_are_said_once(loss: str, caplog: pytest.LogCaptureFixture):
+    module = make_module(loss=loss)
+    with_margin, without = pair(margin=1.25), pair()
+    with_margin.ranks = without.ranks = [1.0, 2.0]
     with caplog.at_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero"):
         for _ in range(2):
-            assert loss_of(module, [pair(margin=1.25)]) == loss_of(module, [pair()])
+            assert loss_of(module, [with_margin]) == loss_of(module, [without])
     said = [line for line in caplog.messages if "margins" in line]
     assert said == [
         "Rows have margins, which are not used: model.margin: data takes them (sigmoid, simpo, slic)."

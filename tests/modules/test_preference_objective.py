@@ -1,6 +1,7 @@
 """What a reward model is trained for: rankings, ties, noise and ratings, through the module."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,39 @@ def test_prompts_weigh_the_same_whatever_their_k(loss: str):
     trees = [ranked([1.0, 2.0]), ranked([3.0, 1.0, 2.0, 4.0, 5.0])]
     alone = [mean_loss(module, [tree]) for tree in trees]
     assert mean_loss(module, trees) == pytest.approx(sum(alone) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"loss": "plackett_luce"}, {"loss": "best_of_k", "center_coef": 0.5}, {}]
+)
+def test_rankings_weigh_what_their_rows_say(settings: dict):
+    heavy, light = ranked([1.0, 2.0, 3.0]), ranked([2.0, 1.0])
+    module = make_module(**settings)
+    alone = [mean_loss(module, [tree]) for tree in (heavy, light)]
+    heavy.comparisons = [replace(c, weight=3.0) for c in heavy.comparisons]
+    assert mean_loss(module, [heavy]) == pytest.approx(alone[0], rel=1e-5)
+    assert mean_loss(module, [heavy, light]) == pytest.approx((3 * alone[0] + alone[1]) / 4, rel=1e-5)
+
+
+def test_a_ranking_whose_comparisons_weigh_differently_is_refused_by_the_row():
+    tree = ranked([1.0, 2.0, 3.0], name="r.jsonl:4")
+    tree.comparisons[0] = replace(tree.comparisons[0], weight=3.0)
+    with pytest.raises(
+        ValueError, match=r"r\.jsonl:4: expected one weight for a whole ranking, found 1 and 3"
+    ):
+        mean_loss(make_module(loss="plackett_luce"), [ranked([1.0, 2.0]), tree])
+    mean_loss(make_module(), [tree])
+
+
+def test_ratings_weigh_what_their_rows_say():
+    trees = [ranked([1.0, 2.0, 3.0]), ranked([2.0, 1.0])]
+    for tree in trees:
+        tree.ratings = [1.0, 4.0, 2.0][: len(tree.response_ids)]
+    trees[0].comparisons = [replace(c, weight=3.0) for c in trees[0].comparisons]
+    module = make_module(loss="ratings")
+    batch = pack_trees(trees)
+    items = module.objective(torch.zeros(5), batch, batch.ratings)
+    assert items.weights.tolist() == pytest.approx([1.0] * 3 + [0.5] * 2)
 
 
 def test_plackett_luce_is_divided_by_its_choices():

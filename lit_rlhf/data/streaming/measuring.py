@@ -42,7 +42,7 @@ class Measured:
     longest: list[tuple[int, int]] = field(default_factory=list)
     """Tokens of the longest sequences, and the trees they are in; the longest first."""
     tells_apart: bool = False
-    """Whether some row says of two responses that one is better."""
+    """Whether some row says of two responses that one is better, or has labels that are of use."""
 
     def merge(self, other: Measured) -> None:
         """Add what is known of the chunk that follows."""
@@ -100,7 +100,9 @@ def measure_chunk(access: RowAccess, reader: RowReader, chunk: int, first_line: 
         for ids in (tree.prompt_ids, *tree.response_ids):
             measured.content = zlib.crc32(array("q", ids).tobytes(), measured.content)
     measured.longest = [(lengths[place], place) for place in np.argsort(lengths)[::-1][:_LONGEST].tolist()]
-    measured.tells_apart = any(c.target != 0.5 for tree in planted.trees for c in tree.comparisons)
+    measured.tells_apart = any(
+        tree.labels or any(c.target != 0.5 for c in tree.comparisons) for tree in planted.trees
+    )
     said = np.array([(_hash(row), found[row.place][2]) for row in rows], dtype=SAID)
     return Chunk(measured, trees, said)
 

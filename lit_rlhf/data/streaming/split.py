@@ -41,7 +41,7 @@ class StreamedSplit:
     longest: Sequence[int]
     """The trees with the longest sequences, the longest first."""
     tells_apart: bool
-    """Whether some row says of two responses that one is better."""
+    """Whether some row says of two responses that one is better, or has labels that are of use."""
 
     def longest_trees(self) -> list[Tree]:
         """Those with the longest sequences, five at the most."""
@@ -129,6 +129,8 @@ def stream_split(
         raise BadRowsError(f"no rows in {', '.join(source.name for source in sources)}")
     if report.duplicates:
         report.notes.append("repeated rows are counted within each file, not between files")
+    if report.labelled:
+        report.notes.append("labelled responses of one prompt stay apart; contradictions are not looked for")
     report.notes.append("rows stay in their files; prompts shared with validation rows are not counted")
     split = _put_together(indices, reader, [source.weight for source in sources])
     return split, report
