@@ -237,7 +237,7 @@ class ResponseTrees:
 
 @dataclass
 class Experience:
-    """One PPO iteration's responses with everything an update needs, over all ranks.
+    """One iteration's responses with everything an update needs, over all ranks.
 
     Grids are ``[N, R]``; see the module's letters.
     """
@@ -270,6 +270,11 @@ class Experience:
     """``[N]``: what the gold reward said, which trains nothing; NaN where there is none."""
     failed: Tensor
     """Bool ``[N]``: its reward failed and was skipped; it counts nowhere, and its scores are 0."""
+    ranks: Tensor
+    """Float ``[N]``: among the responses of its prompt, 1 = best, equal = tie, NaN = not judged; where comparisons are
+    what is learnt."""
+    weights: Tensor
+    """``[N]``: what the response counts in training, where that is not the same for all."""
     entropy: Tensor
     """Grid: entropy of the distribution each token was drawn from, in nats."""
     rewards: Tensor
@@ -301,6 +306,8 @@ class ExperienceBatch:
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    weights: Tensor
+    """``[N]``, in the order of the trees' responses."""
     pretraining: ResponseTrees | None = None
     """This share of the minibatch's pretraining rows, where there is a mix."""
     pretraining_scale: float = 0.0

@@ -27,6 +27,8 @@ STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 LOOPS = {"loop", "loop-demo"}
 """Those of `lit-rlhf loop`, which tests/cli/test_loop_settings.py reads."""
+SAMPLING = ["expert-iteration", "grpo", "online-dpo", "ppo", "rloo"]
+"""Those whose policy draws what it learns from, and has it scored."""
 WORDS = ["soup", "cake", "train", "hotel", "lamp", "tasty", "fresh", "late"]
 QUICK = [
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary",
@@ -58,7 +60,8 @@ def data(phase: str) -> str:
         ],
         "ppo": [{"prompt": f"the {word} {i}"} for word in WORDS for i in range(3)],
     }
-    return write(f"{phase}.jsonl", rows[{"dpo": "reward"}.get(phase, phase)])
+    kind = "ppo" if phase in SAMPLING else {"dpo": "reward"}.get(phase, phase)
+    return write(f"{phase}.jsonl", rows[kind])
 
 
 def count_letters(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
@@ -67,7 +70,7 @@ def count_letters(prompts: list[Any], completions: list[Any], **columns: Any) ->
 
 
 def test_the_configs_are_these() -> None:
-    small = {"dpo", "grpo", "ppo", "pretrain", "reward", "rloo", "sft"}
+    small = {"dpo", "expert-iteration", "grpo", "online-dpo", "ppo", "pretrain", "reward", "rloo", "sft"}
     assert set(shipped()) == {*small, *STRATEGIES, *planned(), *LOOPS}
     large = [name.split("-") for name in planned()]
     for phase in ("sft", "reward", "dpo", "ppo"):  # on one GPU, on eight, and on two nodes or more
@@ -100,10 +103,10 @@ def test_the_first_comment_is_the_launch_command(name: str) -> None:
     assert second.startswith("# ") and len(second) > 20
 
 
-@pytest.mark.parametrize("name", ["dpo", "grpo", "ppo", "pretrain", "reward", "rloo", "sft"])
+@pytest.mark.parametrize("name", ["dpo", "pretrain", "reward", "sft", *SAMPLING])
 def test_every_field_is_one_that_the_classes_take(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The parser refuses unknown fields and wrong types; what it prints has the config's own values."""
-    reward = ["--model.reward", "r"] if name in ("grpo", "ppo", "rloo") else []
+    reward = ["--model.reward", "r"] if name in SAMPLING else []
     with pytest.raises(SystemExit) as stop:
         main(
             [
@@ -214,7 +217,7 @@ def test_reward_then_ppo_each_from_the_export_before(tiny_model_dir: Path) -> No
     assert Path("again/model.safetensors").read_bytes() == Path("ppo/export/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo", "rloo"])
+@pytest.mark.parametrize("name", SAMPLING)
 def test_a_python_function_is_a_reward(name: str, tiny_model_dir: Path) -> None:
     main(["fit", "--config", str(shipped()[name]), "--model.model", str(tiny_model_dir), "--data.path", data("ppo"),
           *QUICK, "--model.reward", "tests.test_configs.count_letters", "--model.max_new_tokens", "4",
@@ -250,7 +253,7 @@ def test_predict_writes_samples_and_scores(tiny_model_dir: Path) -> None:
     assert lines[0]["prompt"] == "the soup 0" and len(lines[0]["responses"]) == 1
 
 
-@pytest.mark.parametrize("phase", ["sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("phase", ["sft", "reward", "dpo", "ppo", "online-dpo", "expert-iteration"])
 def test_stopped_and_continued_is_the_same_to_the_bit(
     phase: str, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,11 +263,10 @@ def test_stopped_and_continued_is_the_same_to_the_bit(
 
     import lit_rlhf
 
-    name = {"sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "ppo": "PPOModule"}[phase]
-    module_class = getattr(lit_rlhf, name)
+    module_class = getattr(lit_rlhf, yaml.safe_load(shipped()[phase].read_text())["model"]["class_path"])
     run = ["fit", "--config", str(shipped()[phase]), "--model.model", str(tiny_model_dir), "--data.path", data(phase),
            *QUICK, "--data.batch_size", "8"]  # fmt: skip
-    if phase == "ppo":
+    if phase in SAMPLING:
         run += ["--model.reward", "tests.test_configs.count_letters", "--model.max_new_tokens", "4",
                 "--model.minibatch_size", "4", "--trainer.max_epochs", "2"]  # fmt: skip
     main([*run, "--out", "whole"])

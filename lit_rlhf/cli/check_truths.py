@@ -15,7 +15,9 @@ from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.models.loading import is_scorer_folder, resolve_model_name
 from lit_rlhf.models.modes import evaluating
 from lit_rlhf.models.policy import sequence_logprobs
+from lit_rlhf.modules.direct_labels import labels_at_start
 from lit_rlhf.modules.dpo import DPOModule
+from lit_rlhf.modules.iteration_phase import IterationPhase
 from lit_rlhf.modules.ppo import PPOModule
 from lit_rlhf.modules.reward import RewardModule
 from lit_rlhf.modules.sft import SFTModule
@@ -36,7 +38,7 @@ LONGEST = 64
 
 
 def truths_of(module: L.LightningModule, data: TreeDataModule) -> list[Truth]:
-    """Every truth that applies to the module, with what was found; PPO draws a few responses for it.
+    """Every truth that applies to the module, with what was found; phases that sample draw a few responses for it.
 
     Args:
         module: before its first update. Of one that is none of ours nothing is known.
@@ -47,6 +49,8 @@ def truths_of(module: L.LightningModule, data: TreeDataModule) -> list[Truth]:
     with torch.no_grad():
         if isinstance(module, PPOModule):
             return ppo_truths(module, data)
+        if isinstance(module, IterationPhase):
+            return sampling_truths(module, data)
         trees = [tree for tree in data.trees("train") if tree.response_ids][:LOOKED_AT]
         if not isinstance(module, SFTModule | DPOModule | RewardModule) or not trees:
             return []
@@ -77,12 +81,30 @@ def attach(module: L.LightningModule, data: TreeDataModule) -> None:
     trainer.datamodule = data  # type: ignore[attr-defined]  # as its own fit does
 
 
-def ppo_truths(module: PPOModule, data: TreeDataModule) -> list[Truth]:
-    """A small rollout, looked over; the reward asked several times."""
+def small_rollout(module: IterationPhase, data: TreeDataModule) -> tuple[list[Row], Experience]:
+    """A few prompts, and what an iteration would make of them."""
     longest = min(LONGEST, module.sampling.max_new_tokens)
     module.sampling = replace(module.sampling, max_new_tokens=longest)
     rows = list((data.rows("train") or data.rows("val"))[:LOOKED_AT])
-    experience = module.collect(rows, 0)
+    return rows, module.collect(rows, 0)
+
+
+def sampling_truths(module: IterationPhase, data: TreeDataModule) -> list[Truth]:
+    """A small rollout, looked over; the reward, where there is one, asked several times."""
+    rows, experience = small_rollout(module, data)
+    truths = [
+        text_has_one_bos([row.prompt for row in rows], module.encoder),
+        *module.first_truths(experience),
+    ]
+    if module.reward is None:
+        return truths
+    completions = completions_of(experience, rows, module)
+    return [*truths, *reward_truths(module.score, module.hparams.get("reward"), completions)]
+
+
+def ppo_truths(module: PPOModule, data: TreeDataModule) -> list[Truth]:
+    """A small rollout, looked over; the reward asked several times."""
+    rows, experience = small_rollout(module, data)
     reference = module.hparams.get("reference")
     starts_there = not isinstance(reference, str) or reference == module.hparams.get("model")
     completions = completions_of(experience, rows, module)
@@ -101,7 +123,7 @@ def first_ratio_is_one(module: PPOModule, experience: Experience) -> Truth:
     return ratio_is_one(logprobs, batch.old_logprobs, batch.trees.response_grid_mask())
 
 
-def completions_of(experience: Experience, rows: Sequence[Row], module: PPOModule) -> Completions:
+def completions_of(experience: Experience, rows: Sequence[Row], module: IterationPhase) -> Completions:
     """What the reward was asked about."""
     places = experience.prompt_index.tolist()
     request = RolloutRequest(
@@ -148,15 +170,19 @@ def dpo_truths(module: DPOModule, trees: Sequence[Tree]) -> list[Truth]:
     """The loss at the start, where the reference is the start and is there to be asked."""
     batch = pack_trees(list(trees))
     away = module.hparams.get("reference") not in (None, module.hparams.get("model"))
-    if away or module.hparams.get("reference_storage") == "precomputed" or batch.better.numel() == 0:
-        return []
     start = module.objective.loss_at_start
-    if start is None:
+    if away or module.hparams.get("reference_storage") == "precomputed" or start is None:
+        return []
+    alone = labels_at_start(module.objective, batch)
+    if not (batch.better.numel() or len(alone)):
         return []
     losses = module.judge(batch).losses
+    compared = torch.full((len(losses) - len(alone),), start, dtype=alone.dtype)
+    expected = torch.cat([compared, alone])
     wrong = (
         "the reference is another model than the policy starts from, or one of the two drops out. Leave "
         "model.reference out, and set the policy's dropout to 0."
     )
-    value = "ln 2" if start == math.log(2) else f"{start:.4g}"
-    return [agreement(f"the loss starts at {value}", losses, torch.full_like(losses, start), EXACT, wrong)]
+    values = dict.fromkeys("ln 2" if one == math.log(2) else f"{one:.4g}" for one in expected.tolist())
+    name = f"the loss starts at {' or '.join(values)}"
+    return [agreement(name, losses, expected.to(losses), EXACT, wrong)]

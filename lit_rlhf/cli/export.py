@@ -14,7 +14,10 @@ from typing import Any, NoReturn
 import lit_rlhf
 from lit_rlhf.cli.refusal import near_files, refuse
 
-PHASES = ("SFTModule", "RewardModule", "PPOModule", "DPOModule")
+PHASES = (
+    *("SFTModule", "RewardModule", "PPOModule", "DPOModule"),
+    *("OnlineDPOModule", "ExpertIterationModule"),
+)
 
 
 def main(argv: Sequence[str]) -> None:

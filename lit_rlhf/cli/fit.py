@@ -50,6 +50,7 @@ from lit_rlhf.cli.run_folder import (
     this_rank,
 )
 from lit_rlhf.models.deferred_weights import deferred_weights
+from lit_rlhf.modules.iteration_phase import IterationPhase
 
 
 class CommandLine(LightningCLI):
@@ -164,10 +165,10 @@ class CommandLine(LightningCLI):
         return [FitBar() if sys.stdout.isatty() else ProgressLines()]
 
     def _alarms(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
-        """Alarms that warn, where PPO is trained and the user names none of his own."""
+        """Alarms that warn, where the policy draws what it learns from and the user names none of his own."""
         decided = settings.fast_dev_run or any(isinstance(one, TrainingAlarms) for one in given)
-        trains_ppo = self.command == "fit" and isinstance(self.model, lit_rlhf.PPOModule)
-        return [TrainingAlarms()] if trains_ppo and not decided else []
+        samples = self.command == "fit" and isinstance(self.model, IterationPhase)
+        return [TrainingAlarms()] if samples and not decided else []
 
     def _our_callbacks(self, settings: Any) -> list[Callback]:
         if settings.fast_dev_run:

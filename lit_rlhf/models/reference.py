@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -50,6 +52,15 @@ class Frozen:
         """What is held, to be spread over ranks."""
         return [self.network]
 
+    @contextmanager
+    def drawing(self, policy: nn.Module) -> Iterator[Any]:
+        """The network that responses of the reference are drawn from, inside the block.
+
+        Args:
+            policy: the network that is trained, whatever else it holds.
+        """
+        yield self.network
+
 
 class AdapterOff:
     """A network as it was before its adapters: the same weights with the adapters taken off, no second copy.
@@ -76,6 +87,12 @@ class AdapterOff:
     def networks(self) -> list[nn.Module]:
         """None of its own."""
         return []
+
+    @contextmanager
+    def drawing(self, policy: nn.Module) -> Iterator[Any]:
+        """The policy itself, whose adapters are off inside the block."""
+        with self.adapter.off():
+            yield policy
 
 
 class MovingReference(Frozen):
@@ -113,6 +130,11 @@ class MovingReference(Frozen):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._settle()
         return super().__call__(*args, **kwargs)
+
+    @contextmanager
+    def drawing(self, policy: nn.Module) -> Iterator[Any]:
+        self._settle()
+        yield self.network
 
     @torch.no_grad()
     def advance(self, policy: nn.Module, iteration: int) -> None:

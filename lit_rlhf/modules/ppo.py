@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,30 +11,23 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.losses.policy import LossMean
 from lit_rlhf.losses.sft import sft_loss
-from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.execution import Execution, set_execution
-from lit_rlhf.models.export import export_policy
-from lit_rlhf.models.lora import LoraAdapter
 from lit_rlhf.models.lora_settings import Lora, lora_settings
 from lit_rlhf.models.ppo_networks import build_actor_critic, build_reference
 from lit_rlhf.models.reading import Attention
-from lit_rlhf.models.reference import MovingReference
 from lit_rlhf.models.sharding import own_part
 from lit_rlhf.modules.base import checked_settings, default_optimizer
+from lit_rlhf.modules.iteration_phase import IterationPhase
 from lit_rlhf.modules.policy_objective import PolicyObjective, log_ratio_moments
-from lit_rlhf.modules.policy_phase import SHOWN
 from lit_rlhf.modules.ppo_checks import check_numbers, check_together
 from lit_rlhf.modules.pretraining_mix import PretrainingMix, PretrainingRows
-from lit_rlhf.modules.rollout_loader import RolloutLoader
-from lit_rlhf.modules.rollout_numbers import rollout_numbers, rollout_table
-from lit_rlhf.modules.rollout_phase import RolloutPhase
+from lit_rlhf.modules.rollout_numbers import critic_numbers, price_numbers
 from lit_rlhf.ops.kl_control import adapted_kl_coef
 from lit_rlhf.ops.masking import masked_mean, masked_sum
 from lit_rlhf.ops.moments import Moments
-from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, Row
+from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, Tree
 from lit_rlhf.rewards.adapter import with_adapter_rewards
 from lit_rlhf.rewards.build import RewardSpec, is_plain
 from lit_rlhf.rollout.credit import (
@@ -49,14 +40,12 @@ from lit_rlhf.rollout.credit import (
     Place,
     assign_credit,
 )
-from lit_rlhf.rollout.reward_truths import head_is_stored, model_folders
 from lit_rlhf.rollout.shaping import ScoreShaping, shape_scores
-from lit_rlhf.rollout.truths import first_rollout_truths, tolerance_of
+from lit_rlhf.rollout.truth import Truth
+from lit_rlhf.rollout.truths import score_sits_on_the_eos
 
-SHOWN_IN_THE_BAR = ("objective/scores", "objective/kl")
 
-
-class PPOModule(RolloutPhase):
+class PPOModule(IterationPhase):
     """Proximal policy optimisation (Schulman et al. 2017, eq. 7) of E[r] − β·KL(π‖π_ref), and its relatives.
 
     An iteration is one Lightning epoch: responses are drawn and scored, each token pays β·k1 to the
@@ -230,13 +219,10 @@ class PPOModule(RolloutPhase):
         )
         self.kl_coef = kl_coef
         self.kl_target, self.kl_horizon = kl_target, kl_horizon
-        self.samples_per_prompt = samples_per_prompt
-        self.epochs = epochs
-        self.minibatch_size = minibatch_size
         self.target_kl = target_kl
         self.critic_warmup = critic_warmup
         self.critic_learning_rate = critic_learning_rate
-        self.seed = settled_seed(seed)
+        self.set_iteration(samples_per_prompt, epochs, minibatch_size, seed)
         check_together(self)
 
         self.network, self.adapter = build_actor_critic(
@@ -252,70 +238,46 @@ class PPOModule(RolloutPhase):
         self.pretraining_rows: PretrainingRows | None = None
         self._score_moments: Moments | None = None
         self._observed_kl: list[float] | None = None
-        self._rollout_metrics: dict[str, float] = {}
-        self._rollout_ended = 0.0
         self._moved: list[Tensor] = []
-        self._updated = False  # whether the policy is no longer what it was made from
         self._skipping = False
         self._skipped = 0
 
     # --- the iteration: rollout -------------------------------------------------------------------------
 
-    def rollout_loader(self, rows: Sequence[Row], batch_size: int | None = None) -> RolloutLoader:
-        """The training loader over prompt rows, from any data module or handed to the trainer as it is.
-
-        Args:
-            rows: the prompts, with their columns for the reward.
-            batch_size: prompts an iteration over all ranks; None = the data module's `batch_size`.
-        """
-        return RolloutLoader(self, rows, batch_size, self.seed)
+    def check_rollout_size(self, responses: int) -> None:
+        """Refuse an iteration in which β could change sign."""
+        if self.kl_target is not None and self.kl_horizon <= 0.2 * responses:
+            raise ValueError(
+                f"model.kl_horizon: expected more than a fifth of an iteration's {responses} responses, "
+                f"since β changes by up to 0.2 x responses / horizon, found {self.kl_horizon}."
+            )
 
     def on_rollout_start(self, iteration: int) -> None:
         """What changes between iterations: β, a reference that moves, and the skipping of a stopped one."""
+        super().on_rollout_start(iteration)
         self._skipping, self._skipped, self._moved = False, 0, []
-        self.zero_grad(set_to_none=True)  # Lightning would keep the last update's through the rollout
         if self.kl_target is not None and self._observed_kl is not None:
             observed, responses = self._observed_kl
             self.kl_coef = adapted_kl_coef(
                 self.kl_coef, observed, self.kl_target, int(responses), self.kl_horizon
             )
-        if isinstance(self._reference, MovingReference):
-            self._reference.advance(self.network.policy, iteration)
 
-    def collect(self, rows: list[Row], iteration: int) -> Experience:
-        """Sample, score, price and estimate advantages, over all ranks. Meant to be overridden."""
-        started = time.perf_counter()
-        experience = self._shaped(self.draw_responses(rows, iteration))
-        self._rollout_metrics = {"time/rollout_seconds": time.perf_counter() - started}
-        return assign_credit(experience, self.credit, self.kl_coef)
+    def prepare(self, experience: Experience) -> Experience:
+        """Shaped scores, the price of KL, and the advantages of it all."""
+        return assign_credit(self._shaped(experience), self.credit, self.kl_coef)
 
     def on_rollout_end(self, experience: Experience) -> None:
         """Numbers of the rollout, logged at the end of the iteration. Runs once a rollout. Meant to be extended."""
-        self._rollout_metrics |= rollout_numbers(experience, self.kl_coef, self.credit)
-        self._rollout_metrics["episodes"] = float((self.current_epoch + 1) * len(experience))
-        self._table = rollout_table(experience, self.encoder, SHOWN)
+        super().on_rollout_end(experience)
+        self._rollout_metrics |= price_numbers(experience, self.kl_coef)
+        self._rollout_metrics |= critic_numbers(experience, self.credit)
         self._observed_kl = [self._rollout_metrics["objective/kl"], float(len(experience))]
-        self._rollout_ended = time.perf_counter()
 
-    def check_first_rollout(self, experience: Experience) -> None:
-        """What has to be true before anything is updated; override it where your own `collect` breaks it on purpose.
-
-        Raises:
-            ValueError: something is not; the message says what is likely wrong.
-        """
-        start = self.hparams.get("reference") is None and not self._updated
-        truths = first_rollout_truths(
-            experience,
-            self.encoder,
-            self.credit,
-            self.kl_coef,
-            reference_is_start=start,
-            tolerance=tolerance_of(str(self.trainer.precision)),
-        )
-        truths += map(head_is_stored, model_folders(self.hparams.get("reward")))
-        failures = [f"Not so: {truth.name}; {truth.explanation}" for truth in truths if not truth.holds]
-        if failures:
-            raise ValueError("The first rollout does not hold together. " + " ".join(failures))
+    def first_truths(self, experience: Experience) -> list[Truth]:
+        return [
+            *super().first_truths(experience),
+            score_sits_on_the_eos(experience, self.credit, self.kl_coef),
+        ]
 
     def _shaped(self, experience: Experience) -> Experience:
         if self.shaping is None:
@@ -340,11 +302,7 @@ class PPOModule(RolloutPhase):
         Raises:
             ValueError: the batch is no experience.
         """
-        if not isinstance(batch, ExperienceBatch):
-            raise ValueError(
-                f"PPOModule trains on what it has drawn itself, found a batch of {type(batch).__name__}. Give it a "
-                "PromptDataModule, or a loader made by its rollout_loader(rows)."
-            )
+        self.refuse_other_batches(batch)
         now = self.network(
             batch.trees, self.sampling.temperature, with_entropy=self.objective.entropy_coef != 0
         )
@@ -360,22 +318,25 @@ class PPOModule(RolloutPhase):
             metrics["policy/pretraining_loss"] = masked_mean(-logprobs.detach(), mask)
         return LossOutput(total, count, metrics)
 
+    def pretraining_of(
+        self, experience: Experience, minibatch: list[int], update: int
+    ) -> tuple[list[Tree], float] | None:
+        """The minibatch's pretraining rows, and what puts their summed loss on the scale of its own."""
+        if self.pretraining_rows is None:
+            return None
+        trees = self.pretraining_rows.trees_of(update)
+        tokens = sum(sum(mask) for tree in trees for mask in tree.response_masks)
+        return trees, self.objective.counted_items(experience, minibatch) / tokens
+
     def training_step(self, batch: ExperienceBatch, batch_idx: int) -> Tensor:
         if self._skipping:
             self._skipped += 1
             return self._no_loss()
-        output = self.compute_loss(batch)
-        loss = self.mean_loss(output, batch.trees.row_ids)
-        self.log_training(output)
-        for name in SHOWN_IN_THE_BAR:  # of this rollout, from its first update on
-            if name in self._rollout_metrics:
-                self.log(name, self._rollout_metrics[name], prog_bar=True, logger=False)
-        return loss
+        return super().training_step(batch, batch_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """One mean over the minibatch; what is not to learn is left without a gradient: optimizers pass it by."""
         super().on_before_optimizer_step(optimizer)
-        self._updated = True
         if self._moved and self.target_kl is not None:
             moved = self._sum_over_ranks(torch.stack(self._moved).sum(0))
             self._moved = []
@@ -392,12 +353,10 @@ class PPOModule(RolloutPhase):
         return torch.stack([part.sum() * 0.0 for part in trained]).sum()
 
     def on_train_epoch_end(self) -> None:
-        self._rollout_metrics["time/update_seconds"] = time.perf_counter() - self._rollout_ended
         if self.target_kl is not None:
             minibatches = self._skipped / self.trainer.accumulate_grad_batches
             self._rollout_metrics["policy/skipped_minibatches"] = minibatches
-        for name, value in self._rollout_metrics.items():
-            self.log(name, value, prog_bar=name in SHOWN_IN_THE_BAR, sync_dist=True)
+        super().on_train_epoch_end()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Policy, and the critic where there is one, at its own learning rate where that is given."""
@@ -413,42 +372,28 @@ class PPOModule(RolloutPhase):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._rollout_ended = time.perf_counter()  # of a run that goes on inside an iteration
-        if isinstance(self._reference, MovingReference) and self.trainer.ckpt_path is None:
-            self._reference.start_anew()
         if self.pretraining is not None:
             self.pretraining_rows = PretrainingRows(self.pretraining, self.encoder, self.seed)
             self.pretraining_rows.check_positions(self.network.policy.causal_lm.config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What the run knows beside its weights, as plain values."""
-        reference = self._reference if isinstance(self._reference, MovingReference) else None
+        super().on_save_checkpoint(checkpoint)
         checkpoint["ppo"] = {
             "kl_coef": self.kl_coef,
             "observed_kl": self._observed_kl,
             "score_moments": None if self._score_moments is None else list(self._score_moments),
-            "reference": None if reference is None else reference.state_dict(),
-            "rollout_metrics": dict(self._rollout_metrics),
-            "table": [dict(row) for row in self._table],
             "skipping": self._skipping,
             "skipped": self._skipped,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._updated = True
+        super().on_load_checkpoint(checkpoint)
         state = checkpoint["ppo"]
         if self.kl_target is not None:  # a fixed one is the config's, which wins
             self.kl_coef, self._observed_kl = state["kl_coef"], state["observed_kl"]
         self._score_moments = None if state["score_moments"] is None else Moments(*state["score_moments"])
-        if isinstance(self._reference, MovingReference) and state["reference"] is not None:
-            self._reference.load_state_dict(state["reference"])
-        self._rollout_metrics = dict(state["rollout_metrics"])
-        self._table = [dict(row) for row in state["table"]]
         self._skipping, self._skipped = state["skipping"], state["skipped"]
-
-    def write_export(self, network: ActorCritic, adapter: LoraAdapter | None, directory: Path) -> None:
-        """The policy as ``AutoModelForCausalLM`` loads it; the critic stays in the checkpoint."""
-        export_policy(network.policy, self.tokenizer_to_export(), directory, adapter)
 
 
 def _without_gradient(parameters: Iterable[nn.Parameter]) -> None:

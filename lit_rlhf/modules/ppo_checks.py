@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lit_rlhf.modules.base import check_argument
+from lit_rlhf.modules.iteration_phase import check_iteration
 from lit_rlhf.rollout.credit import GROUP_ADVANTAGES
 
 if TYPE_CHECKING:
@@ -20,12 +21,11 @@ def check_numbers(given: dict[str, Any]) -> None:
     Raises:
         ValueError: one makes no sense.
     """
-    temperature, kl_coef, critic_warmup = given["temperature"], given["kl_coef"], given["critic_warmup"]
-    check_argument("temperature", temperature, temperature > 0, "more than 0, since PPO samples")
-    for name in ("samples_per_prompt", "epochs", "minibatch_size", "kl_horizon"):
-        check_argument(name, given[name], given[name] >= 1, "1 or more")
+    check_iteration(given)
+    kl_coef, critic_warmup = given["kl_coef"], given["critic_warmup"]
+    check_argument("kl_horizon", given["kl_horizon"], given["kl_horizon"] >= 1, "1 or more")
     check_argument("kl_coef", kl_coef, kl_coef >= 0, "0 or more")
-    for name in ("kl_target", "target_kl", "reward_timeout", "max_cached_tokens"):
+    for name in ("kl_target", "target_kl"):
         check_argument(name, given[name], given[name] is None or given[name] > 0, "more than 0, or null")
     check_argument("critic_warmup", critic_warmup, critic_warmup >= 0, "0 or more")
 

@@ -1,6 +1,6 @@
-"""The loader that PPO trains from: each pass collects a rollout, then deals it out in minibatches.
+"""The loader of phases that draw what they learn from: a pass collects a rollout, then deals it out in minibatches.
 
-One Lightning epoch is one PPO iteration. The loader is sized, so Lightning asks for no batch ahead and the
+One Lightning epoch is one iteration. The loader is sized, so Lightning asks for no batch ahead and the
 policy that samples is the one that has just been updated.
 """
 
@@ -18,10 +18,10 @@ import torch
 from lit_rlhf.data.trees import pack_trees
 from lit_rlhf.ops.noise import seed_from
 from lit_rlhf.records import Experience, ExperienceBatch, Row, Tree
-from lit_rlhf.rollout.experience import experience_state, training_batch
+from lit_rlhf.rollout.experience import experience_state
 
 if TYPE_CHECKING:
-    from lit_rlhf.modules.ppo import PPOModule
+    from lit_rlhf.modules.iteration_phase import IterationPhase
 
 
 class RolloutLoader:
@@ -37,7 +37,9 @@ class RolloutLoader:
         seed: of the order of prompts and minibatches.
     """
 
-    def __init__(self, module: PPOModule, rows: Sequence[Row], batch_size: int | None, seed: int) -> None:
+    def __init__(
+        self, module: IterationPhase, rows: Sequence[Row], batch_size: int | None, seed: int
+    ) -> None:
         if not rows:
             raise ValueError("data.path: expected at least one prompt, found none.")
         self.module = module
@@ -58,8 +60,13 @@ class RolloutLoader:
 
     @property
     def num_responses(self) -> int:
-        """Responses an iteration, over all ranks."""
-        return self.batch_size * self.module.samples_per_prompt
+        """Responses that are learnt from in an iteration, over all ranks."""
+        return self.batch_size * self.module.learned_per_prompt
+
+    @property
+    def indivisible(self) -> int:
+        """Responses that stay together when a minibatch is cut."""
+        return self.module.learned_per_prompt if self.module.whole_prompts else 1
 
     @property
     def shares(self) -> int:
@@ -90,7 +97,7 @@ class RolloutLoader:
             if position < start:
                 continue
             self._position = position + 1
-            yield replace(training_batch(experience, indices), **pretraining)
+            yield replace(self.module.batch_of(experience, indices), **pretraining)
 
     def prompts(self, iteration: int) -> list[Row]:
         """The iteration's prompts: the file is gone through in a new order each time round."""
@@ -111,10 +118,13 @@ class RolloutLoader:
                 size = self.module.minibatch_size
                 minibatch = order[number * size : (number + 1) * size]
                 update = (iteration * self.module.epochs + epoch) * self.minibatches + number
-                mix = self._pretraining(experience, minibatch, update)
+                mix = self.module.pretraining_of(experience, minibatch, update)
+                pieces = len(minibatch) // self.indivisible
                 for step in range(self.module.trainer.accumulate_grad_batches):
                     share = step * world + rank
-                    first, behind = (len(minibatch) * edge // self.shares for edge in (share, share + 1))
+                    first, behind = (
+                        pieces * edge // self.shares * self.indivisible for edge in (share, share + 1)
+                    )
                     yield minibatch[first:behind], self._share_of(mix, slice(share, None, self.shares))
 
     def _order(self, iteration: int, epoch: int) -> list[int]:
@@ -122,19 +132,9 @@ class RolloutLoader:
 
         So most are in a minibatch with the others of their prompt, which is computed once for them.
         """
-        samples = self.module.samples_per_prompt
+        samples = self.module.learned_per_prompt
         prompts = _permutation(self.batch_size, self.seed, iteration, epoch)
         return [prompt * samples + sample for prompt in prompts for sample in range(samples)]
-
-    def _pretraining(
-        self, experience: Experience, minibatch: list[int], update: int
-    ) -> tuple[list[Tree], float] | None:
-        """The minibatch's pretraining rows, and what puts their summed loss on the scale of its own."""
-        if self.module.pretraining_rows is None:
-            return None
-        trees = self.module.pretraining_rows.trees_of(update)
-        tokens = sum(sum(mask) for tree in trees for mask in tree.response_masks)
-        return trees, self.module.objective.counted_items(experience, minibatch) / tokens
 
     @staticmethod
     def _share_of(mix: tuple[list[Tree], float] | None, share: slice) -> dict[str, Any]:
@@ -145,20 +145,23 @@ class RolloutLoader:
         return {"pretraining": pack_trees(mine or mix[0][:1]), "pretraining_scale": mix[1] if mine else 0.0}
 
     def _check_sizes(self) -> None:
-        ragged = self.num_responses % self.module.minibatch_size
-        smallest = ragged or min(self.module.minibatch_size, self.num_responses)
-        if smallest < self.shares:
+        size, together = self.module.minibatch_size, self.indivisible
+        if size % together:
             raise ValueError(
-                f"model.minibatch_size: the smallest minibatch of an iteration has {smallest} responses "
-                f"(data.batch_size {self.batch_size} x model.samples_per_prompt {self.module.samples_per_prompt} in "
-                f"minibatches of {self.module.minibatch_size}), too few for {self.shares} shares "
-                "(ranks x trainer.accumulate_grad_batches). Make the minibatches larger, or of equal size."
+                f"model.minibatch_size: responses of a prompt are learnt from together; expected a multiple of the "
+                f"{together} of each, found {size}."
             )
-        if self.module.kl_target is not None and self.module.kl_horizon <= 0.2 * self.num_responses:
+        ragged = self.num_responses % size
+        smallest = ragged or min(size, self.num_responses)
+        if smallest // together < self.shares:
+            unit = "responses" if together == 1 else f"prompts with {together} responses each"
             raise ValueError(
-                f"model.kl_horizon: expected more than a fifth of an iteration's {self.num_responses} responses, "
-                f"since β changes by up to 0.2 x responses / horizon, found {self.module.kl_horizon}."
+                f"model.minibatch_size: the smallest minibatch of an iteration has {smallest // together} {unit} "
+                f"(data.batch_size {self.batch_size} x {self.module.learned_per_prompt} responses of a prompt in "
+                f"minibatches of {size}), too few for {self.shares} shares (ranks x trainer.accumulate_grad_batches). "
+                "Make the minibatches larger, or of equal size."
             )
+        self.module.check_rollout_size(self.num_responses)
 
     def state_dict(self) -> dict[str, Any]:
         """The experience and the position in it, while an iteration is under way; else nothing."""
@@ -201,6 +204,7 @@ class RolloutLoader:
             "data.batch_size": self.batch_size,
             "model.samples_per_prompt": self.module.samples_per_prompt,
             "model.minibatch_size": self.module.minibatch_size,
+            "the responses learnt of each prompt": self.module.learned_per_prompt,
             "model.epochs": self.module.epochs,
             "model.seed": self.seed,
             "trainer.accumulate_grad_batches": self.module.trainer.accumulate_grad_batches,

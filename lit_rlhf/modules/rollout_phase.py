@@ -47,15 +47,20 @@ class RolloutPhase(PolicyPhase):
     samples_per_prompt: int
     minibatch_size: int
 
+    @property
+    def draws_from_reference(self) -> bool:
+        """Whether it is the reference that draws an iteration's responses. Validation is always the policy's."""
+        return False
+
     def set_rewards(
         self,
-        reward: RewardSpec,
+        reward: RewardSpec | None,
         gold_reward: RewardSpec | None,
         timeout: float | None,
         failed: Literal["stop", "skip"],
     ) -> None:
-        """What scores responses, and what judges them beside it."""
-        self.reward = build_reward(reward, self.tokenizer, timeout)
+        """What scores responses, and what judges them beside it; without a reward no response has a score."""
+        self.reward = None if reward is None else build_reward(reward, self.tokenizer, timeout)
         self.gold_reward = (
             None if gold_reward is None else build_reward(gold_reward, self.tokenizer, timeout, "gold_reward")
         )
@@ -65,6 +70,8 @@ class RolloutPhase(PolicyPhase):
 
     def score(self, completions: Completions) -> Tensor:
         """Scores ``[N]`` of responses; NaN where the reward failed and is skipped. Meant to be overridden."""
+        if self.reward is None:
+            return torch.zeros(len(completions.texts))
         return score_completions(self.reward, completions, self.failed_rewards)
 
     @property
@@ -81,7 +88,7 @@ class RolloutPhase(PolicyPhase):
         """
         try:
             local: Experience | RewardError = self._draw(
-                self._request(rows, iteration), self._report_progress
+                self._request(rows, iteration), self._report_progress, self.draws_from_reference
             )
         except RewardError as error:
             local = error
@@ -108,7 +115,10 @@ class RolloutPhase(PolicyPhase):
         return RolloutRequest([rows[p] for p in places], prompt, [encoded[p] for p in places], keys)
 
     def _draw(
-        self, request: RolloutRequest, progress: Callable[[int, int], None] | None = None
+        self,
+        request: RolloutRequest,
+        progress: Callable[[int, int], None] | None = None,
+        from_reference: bool = False,
     ) -> Experience:
         shares = self.data_ranks * self.trainer.accumulate_grad_batches
         gold_score = None
@@ -127,6 +137,7 @@ class RolloutPhase(PolicyPhase):
                 self.device,
                 recompute=self.before_updates,
                 progress=progress,
+                from_reference=from_reference,
             )
 
     def _report_progress(self, done: int, total: int) -> None:
@@ -138,7 +149,7 @@ class RolloutPhase(PolicyPhase):
         """Score one response to each validation prompt, drawn with the same noise every time."""
         if not hasattr(self.datamodule, "rows"):
             raise ValueError(
-                "PPO validates on prompts with their columns: give the trainer a PromptDataModule."
+                f"{type(self).__name__} validates on prompts with their columns: give the trainer a PromptDataModule."
             )
         all_rows = self.datamodule.rows("test" if self.trainer.testing else "val")
         rows = [all_rows[index] for index in batch.row_indices.tolist()]
@@ -146,7 +157,7 @@ class RolloutPhase(PolicyPhase):
         experience = self._draw(RolloutRequest(rows, torch.arange(len(rows)), prompts_of(batch), keys))
         counted = ~experience.failed
         numbers = {
-            "val/objective/scores": experience.scores[counted],
+            "val/objective/scores": experience.scores[counted & (self.reward is not None)],
             "val/objective/gold": experience.gold_scores[~experience.gold_scores.isnan()],
             "val/objective/kl": sequence_kl(experience)[counted],
             "val/rollout/response_length": experience.response_mask.sum(1)[counted].float(),
@@ -163,10 +174,6 @@ class RolloutPhase(PolicyPhase):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def predict_step(self, batch: ResponseTrees, batch_idx: int) -> list[dict[str, Any]]:
-        """One sample for each prompt of the batch."""
-        return self.predict_samples(batch, batch_idx)
-
     def sample_table(self) -> list[dict[str, Any]] | None:
         """The first responses of the last rollout."""
         return self._table or None
@@ -180,8 +187,8 @@ class RolloutPhase(PolicyPhase):
         super().setup(stage)
         if name := why_not_sampling(self.trainer.strategy):
             raise ValueError(
-                f"trainer.strategy: under {name} weights are whole in a training forward only, and PPO has to sample. "
-                "Use fsdp2, which spreads them too, or ddp."
+                f"trainer.strategy: under {name} weights are whole in a training forward only, and "
+                f"{type(self).__name__} has to sample. Use fsdp2, which spreads them too, or ddp."
             )
 
     def _refuse_to_shard(self) -> None:
@@ -193,4 +200,5 @@ class RolloutPhase(PolicyPhase):
             )
 
     def frozen(self) -> list[Movable]:
-        return [self._reference, self.reward, *([] if self.gold_reward is None else [self.gold_reward])]
+        rewards = [reward for reward in (self.reward, self.gold_reward) if reward is not None]
+        return [self._reference, *rewards]

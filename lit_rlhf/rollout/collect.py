@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.reference import Reference
 from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.records import Experience, Row
 from lit_rlhf.rewards.protocol import Completions, RewardError
@@ -54,7 +55,7 @@ def describe_completions(
 
 def collect_rollout(
     network: ActorCritic,
-    reference: Callable[..., Any],
+    reference: Reference,
     score: Callable[[Completions], Tensor],
     gold_score: Callable[[Completions], Tensor] | None,
     request: RolloutRequest,
@@ -64,12 +65,13 @@ def collect_rollout(
     device: torch.device | str,
     recompute: bool,
     progress: Callable[[int, int], None] | None = None,
+    from_reference: bool = False,
 ) -> Experience:
     """This rank's responses with everything but shaped scores, rewards and advantages, which need all ranks.
 
     Args:
         network: policy and critic, an :class:`ActorCritic`.
-        reference: the frozen policy that the KL price is measured against.
+        reference: the frozen policy that the KL is measured against.
         score: completions to scores ``[N]``, NaN where the reward failed.
         gold_score: the same of the gold reward, if there is one.
         request: what to draw.
@@ -79,17 +81,24 @@ def collect_rollout(
         device: where the networks are.
         recompute: whether old log-probabilities are computed anew in any case; see :func:`look_at`.
         progress: told how many responses are finished, of how many.
+        from_reference: whether the reference draws the responses, and not the policy. Old log-probabilities are then
+            the reference's own too: what the policy would say of them is not asked.
     """
-    sampled = sample_responses(
-        network,
-        request.prompt_ids,
-        settings,
-        request.keys,
-        encoder.eos_token_id,
-        device,
-        progress=progress,
-        with_entropy=True,
-    )
+
+    def drawing() -> AbstractContextManager[Any]:
+        return reference.drawing(network) if from_reference else nullcontext(network)
+
+    with drawing() as drawn_from:
+        sampled = sample_responses(
+            drawn_from,
+            request.prompt_ids,
+            settings,
+            request.keys,
+            encoder.eos_token_id,
+            device,
+            progress=progress,
+            with_entropy=True,
+        )
     completions = describe_completions(request, sampled, encoder)
     with _failing_together(is_sharded(network)), _fp32_default():
         scores = score(completions)
@@ -98,16 +107,17 @@ def collect_rollout(
         with _failing_together(is_sharded(network)), _fp32_default():
             gold_scores = gold_score(completions)
     failed = scores.isnan()
-    looks = look_at(
-        network,
-        reference,
-        request.prompt_ids,
-        sampled,
-        settings.temperature,
-        batch_size,
-        device,
-        recompute or not settings.is_plain,
-    )
+    with drawing() as drawn_from:  # not around the rewards, of which one may be another adapter of the policy
+        looks = look_at(
+            drawn_from,
+            None if from_reference else reference,
+            request.prompt_ids,
+            sampled,
+            settings.temperature,
+            batch_size,
+            device,
+            recompute or not settings.is_plain,
+        )
     mask = torch.arange(sampled.logprobs.shape[1])[None, :] < torch.tensor(
         [[len(ids)] for ids in sampled.response_ids]
     )
@@ -128,6 +138,8 @@ def collect_rollout(
         shaped_scores=scores.nan_to_num(0.0),
         gold_scores=gold_scores,
         failed=failed,
+        ranks=torch.full_like(gold_scores, torch.nan),
+        weights=torch.ones_like(gold_scores),
         rewards=zeros,
         advantages=zeros,
         returns=zeros,

@@ -77,9 +77,16 @@ def training_batch(experience: Experience, indices: Sequence[int]) -> Experience
 
     Responses of one prompt stand side by side, in one tree; else in the order of `indices`.
     """
-    prompts = list(dict.fromkeys(experience.prompt_index[list(indices)].tolist()))
-    part = select(experience, sorted(indices, key=lambda i: prompts.index(int(experience.prompt_index[i]))))
-    trees = sampled_trees(part.prompt_ids, part.response_ids, part.failed.tolist(), part.prompt_names)
+    prompts = experience.prompt_index.tolist()
+    first = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts[i] for i in indices))}
+    part = select(experience, sorted(indices, key=lambda i: first[prompts[i]]))
+    return cut_to(
+        sampled_trees(part.prompt_ids, part.response_ids, part.failed.tolist(), part.prompt_names), part
+    )
+
+
+def cut_to(trees: ResponseTrees, part: Experience) -> ExperienceBatch:
+    """Trees with the numbers of their responses, which stand in the same order; grids cut to the longest."""
     width = max(trees.response_lengths)
     return ExperienceBatch(
         trees=trees,
@@ -88,6 +95,7 @@ def training_batch(experience: Experience, indices: Sequence[int]) -> Experience
         values=part.values[:, :width],
         advantages=part.advantages[:, :width],
         returns=part.returns[:, :width],
+        weights=part.weights,
     )
 
 

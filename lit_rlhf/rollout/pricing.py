@@ -14,6 +14,7 @@ from lit_rlhf.models.actor_critic import ActorCritic
 from lit_rlhf.models.adapter_critic import AdapterCritic
 from lit_rlhf.models.decoding import most_over_ranks
 from lit_rlhf.models.modes import evaluating
+from lit_rlhf.models.policy import PolicyNetwork
 from lit_rlhf.models.scorer import ScorerNetwork
 from lit_rlhf.models.sharding import is_sharded
 from lit_rlhf.models.value_head import ValueHead
@@ -39,8 +40,8 @@ class Looks:
 
 @torch.no_grad()
 def look_at(
-    network: ActorCritic,
-    reference: Callable[..., Any],
+    network: ActorCritic | PolicyNetwork,
+    reference: Callable[..., Any] | None,
     prompt_ids: list[list[int]],
     sampled: SampledResponses,
     temperature: float,
@@ -55,8 +56,8 @@ def look_at(
     the first ratio is 1.
 
     Args:
-        network: policy and critic.
-        reference: what the KL price is measured against.
+        network: policy and critic, or the policy alone.
+        reference: what the KL price is measured against; None = the network itself.
         prompt_ids: N lists, those of one prompt side by side.
         sampled: N responses.
         temperature: logits are divided by it.
@@ -78,26 +79,30 @@ def look_at(
     drawn = sampled.logprobs.float().cpu()
     recomputed = torch.full_like(drawn, torch.nan)
     seen_values = torch.zeros_like(drawn)
-    shared = isinstance(network.critic, ValueHead)
+    critic = network.critic if isinstance(network, ActorCritic) else None
+    shared = isinstance(critic, ValueHead)
     recompute = recompute or (shared and sampled.values is None)  # transformers' generate gives none
     with evaluating(network):
         for part, trees in in_batches():
-            seen = network(trees, temperature, with_values=shared)
+            seen = network(trees, temperature, **({} if critic is None else {"with_values": shared}))
             recomputed[part] = _as_wide(seen.logprobs, drawn)
-            if seen.values is not None:
+            if shared:
                 seen_values[part] = _as_wide(seen.values, drawn)
             recompute = recompute or _apart(recomputed[part], drawn[part], trees) > AGREES
             recompute = bool(most_over_ranks(int(recompute), sharded, device))
             if not recompute:
                 break
+        old_logprobs = recomputed if recompute else drawn
+        if reference is None:
+            return Looks(old_logprobs, recomputed, old_logprobs.clone(), torch.zeros_like(drawn))
         reference_logprobs, own_values = torch.zeros_like(drawn), torch.zeros_like(drawn)
         for part, trees in in_batches():
             reference_logprobs[part] = _as_wide(reference(trees, temperature).logprobs, drawn)
-            if isinstance(network.critic, ScorerNetwork | AdapterCritic):
+            if isinstance(network, ActorCritic) and isinstance(critic, ScorerNetwork | AdapterCritic):
                 own_values[part] = _as_wide(network.values(trees), drawn)
     if shared:
         own_values = seen_values if sampled.values is None or recompute else sampled.values.float().cpu()
-    return Looks(recomputed if recompute else drawn, recomputed, reference_logprobs, own_values)
+    return Looks(old_logprobs, recomputed, reference_logprobs, own_values)
 
 
 def _as_wide(grid: Tensor, other: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What has to be true of PPO's first rollout, before anything has been updated.
+"""What has to be true of a phase's first rollout, before anything has been updated.
 
 Each of these is a mistake that trains on without a word: the numbers look like numbers. A truth that does not hold
 says in a sentence what is likely wrong and what to do.
@@ -39,21 +39,14 @@ def tolerance_of(precision: str) -> float:
     return EXACT if full and not tf32 else ROUNDED
 
 
-def first_rollout_truths(
-    experience: Experience,
-    encoder: TextEncoder,
-    credit: Credit,
-    kl_coef: float,
-    reference_is_start: bool,
-    tolerance: float = EXACT,
+def rollout_truths(
+    experience: Experience, encoder: TextEncoder, reference_is_start: bool, tolerance: float = EXACT
 ) -> list[Truth]:
     """The truths that the first rollout shows by itself, without another pass through a network.
 
     Args:
-        experience: drawn by a policy that has not been updated, with its rewards.
+        experience: drawn by a policy that has not been updated.
         encoder: that the prompts were encoded with.
-        credit: how rewards were made of scores and KL.
-        kl_coef: β, at which they were.
         reference_is_start: whether the reference is the policy as it starts; only then is the KL to be 0.
         tolerance: see :func:`tolerance_of`.
     """
@@ -63,6 +56,29 @@ def first_rollout_truths(
         masks_come_from_lengths(experience, encoder),
         sampler_agrees(experience, tolerance),
         *([kl_is_zero(experience, tolerance)] if reference_is_start else []),
+    ]
+
+
+def first_rollout_truths(
+    experience: Experience,
+    encoder: TextEncoder,
+    credit: Credit,
+    kl_coef: float,
+    reference_is_start: bool,
+    tolerance: float = EXACT,
+) -> list[Truth]:
+    """The same of PPO's, with what it made of the scores.
+
+    Args:
+        experience: drawn by a policy that has not been updated, with its rewards.
+        encoder: that the prompts were encoded with.
+        credit: how rewards were made of scores and KL.
+        kl_coef: β, at which they were.
+        reference_is_start: see :func:`rollout_truths`.
+        tolerance: see :func:`tolerance_of`.
+    """
+    return [
+        *rollout_truths(experience, encoder, reference_is_start, tolerance),
         score_sits_on_the_eos(experience, credit, kl_coef),
     ]
 

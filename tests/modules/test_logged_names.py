@@ -6,6 +6,8 @@ import torch
 from lit_rlhf import (
     DemonstrationDataModule,
     DPOModule,
+    ExpertIterationModule,
+    OnlineDPOModule,
     PairDataModule,
     PPOModule,
     PromptDataModule,
@@ -13,7 +15,7 @@ from lit_rlhf import (
     RewardModule,
     SFTModule,
 )
-from lit_rlhf.callbacks import Throughput
+from lit_rlhf.callbacks import Throughput, TrainingBudget
 from lit_rlhf.metrics import LOGGED_NAMES
 from tests.conftest import make_llama, make_tokenizer
 from tests.modules.training import quiet_trainer
@@ -48,9 +50,24 @@ def fits() -> list[tuple[L.LightningModule, L.LightningDataModule]]:
             PairDataModule(PAIRS, val_path=PAIRS, batch_size=4),
         ),
         (
+            DPOModule(make_llama(TOKENIZER), loss="bco", wpo=True, **shared),
+            PairDataModule(PAIRS, val_path=PAIRS, batch_size=4),
+        ),
+        (
             PPOModule(
                 make_llama(TOKENIZER), length, gold_reward=length, minibatch_size=4, max_new_tokens=4, target_kl=1e9,
                 pretraining={"path": DEMONSTRATIONS, "batch_size": 2}, **shared,
+            ),
+            PromptDataModule(PROMPTS, val_path=PROMPTS, batch_size=8),
+        ),
+        (
+            OnlineDPOModule(make_llama(TOKENIZER), length, minibatch_size=16, max_new_tokens=4, **shared),
+            PromptDataModule(PROMPTS, val_path=PROMPTS, batch_size=8),
+        ),
+        (
+            ExpertIterationModule(
+                make_llama(TOKENIZER), length, "reward_weighted", beta=1.0, gold_reward=length, minibatch_size=32,
+                max_new_tokens=4, **shared,
             ),
             PromptDataModule(PROMPTS, val_path=PROMPTS, batch_size=8),
         ),
@@ -60,7 +77,7 @@ def fits() -> list[tuple[L.LightningModule, L.LightningDataModule]]:
 def test_modules_log_the_list_and_the_list_is_logged():
     logged = set()
     for module, data in fits():
-        trainer = quiet_trainer(callbacks=[Throughput()])
+        trainer = quiet_trainer(callbacks=[Throughput(), TrainingBudget()])
         trainer.fit(module, datamodule=data)
         logged |= set(trainer.logged_metrics) | set(trainer.callback_metrics)
     assert logged - set(LOGGED_NAMES) == set()

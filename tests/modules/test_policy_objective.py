@@ -28,6 +28,7 @@ def batch(failed: tuple[bool, bool] = (False, False)) -> ExperienceBatch:
         values=torch.tensor([[0.0, 0.0], [0.0, 0.0]]),
         advantages=ADVANTAGES,
         returns=torch.tensor([[1.0, 1.0], [2.0, 0.0]]),
+        weights=torch.ones(2),
     )
 
 

@@ -212,13 +212,13 @@ def test_the_checkpoint_holds_plain_values_the_adapters_and_the_moving_reference
     stored = torch.load(tmp_path / "inside.ckpt", weights_only=True)
     assert not any("base_layer" in name or "embed" in name for name in stored["state_dict"])
     assert {"network.critic.weight", "network.critic.bias"} <= set(stored["state_dict"])
-    assert stored["ppo"]["reference"]["iteration"] == 1
-    held = stored["ppo"]["reference"]["weights"]
+    assert stored["rollout"]["reference"]["iteration"] == 1
+    held = stored["rollout"]["reference"]["weights"]
     assert set(held) == {name for name, _ in PolicyNetwork(make_llama(TOKENIZER)).named_parameters()}
     assert stored["hyper_parameters"]["reference"] == {"decay": 0.5}
     end = ModelCheckpoint(tmp_path / "plain", filename="end")
     fit(make(lora=LORA, reference_storage="adapter_off"), enable_checkpointing=True, callbacks=[end])
-    assert torch.load(tmp_path / "plain" / "end.ckpt", weights_only=True)["ppo"]["reference"] is None
+    assert torch.load(tmp_path / "plain" / "end.ckpt", weights_only=True)["rollout"]["reference"] is None
 
 
 def test_the_export_has_the_adapters_merged_and_beside_it(tmp_path: Path) -> None:

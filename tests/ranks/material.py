@@ -44,6 +44,11 @@ def small_ids(
     return [sum(token < 150 for token in ids) / len(ids) for ids in completion_ids]
 
 
+def many_letters(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """What an annotator can see."""
+    return [float(len(text)) for text in completions]
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -32,6 +32,9 @@ PPO = [
 ]  # fmt: skip
 """18 responses of 1 to 6 tokens in minibatches of 10 and 8, each in two micro-batches."""
 
+ONLINE = ["--model", "OnlineDPOModule", *PPO[2:4], *PPO[6:]]
+"""Without what judges."""
+
 PHASES: dict[str, list[str]] = {
     "sft": SFT,
     "reward on pairs": [*REWARD, *PAIRS],
@@ -46,6 +49,15 @@ PHASES: dict[str, list[str]] = {
     "dpo, other reference": [*DPO, "--model.reference", "other"],
     "dpo, precomputed": [*DPO, "--model.reference_storage", "precomputed"],
     "ppo": PPO,
+    "online dpo, annotator": [*ONLINE, "--model.annotator", "{annotator: tests.ranks.material.many_letters}"],
+    "online dpo, moving reference": [
+        *ONLINE, "--model.reward", "tests.ranks.material.small_ids", "--model.reference", "{decay: 0.9}",
+    ],
+    "best of n": ["--model", "ExpertIterationModule", *PPO[2:], "--model.reference", "other"],
+    "raft": ["--model", "ExpertIterationModule", *PPO[2:], "--model.method", "raft"],
+    "reward-weighted": [
+        *("--model", "ExpertIterationModule", *PPO[2:], "--model.method", "reward_weighted", "--model.beta", "0.5"),
+    ],
     "ppo, reward model": [*PPO, "--model.reward", "reward"],
     "ppo, critic from reward": [*PPO, "--model.reward", "reward", "--model.critic", "reward"],
     "ppo, shared critic": [*PPO, "--model.critic", "shared"],
@@ -79,5 +91,8 @@ ADAPTED: dict[str, list[str]] = {
     "ppo, adapter off": [*PPO, *LORA, "--model.reference_storage", "adapter_off"],
     "ppo, shared critic": [*PPO, *LORA, "--model.critic", "shared"],
     "ppo, critic from reward": [*PPO, *LORA, "--model.reward", "reward", "--model.critic", "reward"],
+    "best of n, adapter off": [
+        *("--model", "ExpertIterationModule", *PPO[2:], *LORA, "--model.reference_storage", "adapter_off"),
+    ],
     "rloo, adapter off": [*PPO, *LORA, "--model.advantage", "rloo", "--model.reference_storage", "adapter_off"],
 }  # fmt: skip

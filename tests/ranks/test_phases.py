@@ -15,11 +15,14 @@ Alone = Callable[..., Any]
 
 ALWAYS = {
     ("sft", "fsdp2"), ("sft", "ddp"), ("reward on rankings", "fsdp2"), ("dpo", "fsdp2"),
-    ("ppo, critic from reward", "fsdp2"), ("ppo", "ddp"),
+    ("ppo, critic from reward", "fsdp2"), ("ppo", "ddp"), ("online dpo, annotator", "ddp"),
 }  # fmt: skip
 """What runs with every `make test`."""
-SMALLER_STEPS = {"grpo": ["--model.optimizer.lr", "0.02"]}
-"""Unclipped, larger ones run away through the exponential of k3, and rounding with them."""
+SMALLER_STEPS = {
+    phase: ["--model.optimizer.lr", "0.02"] for phase in ("grpo", "raft", "best of n", "reward-weighted")
+}
+"""Unclipped, larger ones run away through the exponential of k3, or with losses that are sums over whole responses, and
+rounding with them."""
 
 
 def combinations(ranks: int) -> list[Any]:

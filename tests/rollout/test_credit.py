@@ -33,6 +33,8 @@ def experience(**changes) -> Experience:
         shaped_scores=SCORES,
         gold_scores=torch.full((4,), torch.nan),
         failed=torch.zeros(4, dtype=torch.bool),
+        ranks=torch.full((4,), torch.nan),
+        weights=torch.ones(4),
         entropy=zeros,
         rewards=zeros,
         advantages=zeros,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_rlhf.cli.plan.report import plan_of
+from lit_rlhf.cli.plan.rows import SAMPLING
 from lit_rlhf.cli.plan.settings import Settings
 
 MOST_CHANGES = 4
@@ -87,7 +88,7 @@ def possible(config: Any) -> Iterator[Change]:
     execution = model.get("execution")
     if "execution" in model and not (execution or {}).get("activation_checkpointing"):
         yield Change((("model.execution", {"activation_checkpointing": True}),))
-    if settings.phase == "ppo" and model.get("max_cached_tokens") is None:
+    if settings.phase in SAMPLING and model.get("max_cached_tokens") is None:
         longest = int(data.get("max_prompt_tokens") or 0) + model.get("max_new_tokens")
         yield Change((("model.max_cached_tokens", 16 * longest),))
     if settings.widths.weights == 4:
@@ -102,7 +103,7 @@ def possible(config: Any) -> Iterator[Change]:
         yield Change((("trainer.strategy", "fsdp2"),))
     if model.get("lora") is None and settings.spread.tensor_parallel == 1:
         yield Change((("model.lora", {"r": 16, "target_modules": "all-linear"}),))
-    if settings.phase in ("dpo", "ppo") and holds_reference:
+    if settings.phase in ("dpo", *SAMPLING) and holds_reference:
         yield Change((("model.reference_storage", "adapter_off"),))
     if settings.phase == "ppo" and model.get("critic") != "shared" and model.get("advantage") == "gae":
         yield Change((("model.critic", "shared"),))
@@ -133,7 +134,7 @@ def _smaller_steps(settings: Settings) -> Iterator[Change]:
     )
     for factor in (2, 4, 8, 16):
         more = ("trainer.accumulate_grad_batches", steps * factor)
-        if settings.phase == "ppo":
+        if settings.phase in SAMPLING:
             if settings.model.get("minibatch_size") % (ranks * steps * factor) == 0:
                 yield Change((more,))
         elif data.get("max_tokens") is not None:

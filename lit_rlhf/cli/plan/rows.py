@@ -15,6 +15,8 @@ from lit_rlhf.rollout.decoding import PROMPT_TOKENS, group_by_prompt, room_for
 BRANCHES = {"DemonstrationDataModule": 1, "PairDataModule": 2}
 RANKED = 4
 """Responses of a ranking, where the data alone says how many."""
+SAMPLING = ("ppo", "online-dpo", "expert-iteration")
+"""Phases that draw the responses they learn from."""
 REWARD_BATCH = 64
 """Responses that a reward model scores at once."""
 
@@ -23,7 +25,7 @@ class Rows:
     """Rows of one rank's micro-batch.
 
     Args:
-        phase: sft, reward, dpo or ppo.
+        phase: a name of :data:`lit_rlhf.cli.plan.settings.PHASES`.
         model: arguments of the module.
         data: arguments of the data module.
         data_class: its name.
@@ -70,7 +72,7 @@ class Rows:
 
     def micro_batch(self) -> RowSize:
         """The row that one step of training reads."""
-        if self.phase == "ppo":
+        if self.phase in SAMPLING:
             return self._responses()
         prompt, response = self.limit("max_prompt_tokens"), self.limit("max_response_tokens")
         alike = f"of {prompt} tokens (data.max_prompt_tokens) with "
@@ -92,8 +94,10 @@ class Rows:
         return self._trees(prompts, prompt, response, self.branches)
 
     def _responses(self) -> RowSize:
-        """A share of a minibatch of PPO, and of what is pretrained beside it."""
+        """A share of a minibatch of responses, and of what is pretrained beside it."""
         shares, samples = self.ranks * self.accumulate, self.model["samples_per_prompt"]
+        if self.phase == "expert-iteration" and self.model["method"] != "reward_weighted":
+            samples = self.model["keep"]  # the others are not learnt from
         responses = max(1, -(-self.model["minibatch_size"] // shares))
         prompts = -(-responses // samples)
         prompt, response = self.limit("max_prompt_tokens"), self.model["max_new_tokens"]

@@ -11,7 +11,7 @@ from typing import Any
 import lit_rlhf
 from lit_rlhf.cli.plan.moments import Forward, Run
 from lit_rlhf.cli.plan.optimizer import imported, optimizer_cost
-from lit_rlhf.cli.plan.rows import Rows
+from lit_rlhf.cli.plan.rows import SAMPLING, Rows
 from lit_rlhf.cli.plan.spread import read_spread, read_widths
 from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.models.flex_attention import HEAD_SIZES
@@ -22,7 +22,14 @@ from lit_rlhf.models.memory_ranks import Network
 from lit_rlhf.models.network_size import adapters_of, size_of, with_heads
 from lit_rlhf.modules.direct_methods import METHODS
 
-PHASES = {"sft": "SFTModule", "reward": "RewardModule", "dpo": "DPOModule", "ppo": "PPOModule"}
+PHASES = {
+    "sft": "SFTModule",
+    "reward": "RewardModule",
+    "dpo": "DPOModule",
+    "ppo": "PPOModule",
+    "online-dpo": "OnlineDPOModule",
+    "expert-iteration": "ExpertIterationModule",
+}
 FULL_WEIGHTS = Trained(weights=True)
 ON_THE_TRUNK = ("shared", "adapter")
 """Critics that are a head on the policy's own trunk."""
@@ -76,8 +83,9 @@ class Settings:
         passes = [policy, replace(policy, language_model=False)] if self._critic_on_adapter else trained
         rollout = None
         looks = [Forward(network, row) for network in frozen]
-        if self.phase == "ppo":
-            frozen += [self._reward(name, "reward") for name in reward_models(self.model.get("reward"))]
+        if self.phase in SAMPLING:
+            judges = [self.model.get("reward"), (self.model.get("annotator") or {}).get("annotator")]
+            frozen += [self._reward(name, "reward") for spec in judges for name in reward_models(spec)]
             frozen += [
                 self._reward(name, "gold reward") for name in reward_models(self.model.get("gold_reward"))
             ]
