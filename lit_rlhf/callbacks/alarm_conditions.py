@@ -1,4 +1,4 @@
-"""When something is wrong with a PPO run: conditions on the numbers of its iterations, without a trainer."""
+"""When something is wrong with a run that samples: conditions on the numbers of its iterations, without a trainer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ STARTS = ("objective/entropy", "rollout/response_length", "rollout/eos_rate")
 
 MOST = 0.5
 """Share of responses that end by themselves at the start, for it to mean something that they no longer do."""
+
+
+LEASH = "Raise the price of KL (model.kl_coef of PPO, model.beta of the direct methods)"
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def _entropy(numbers: Mapping[str, float], course: Course, share: float | None) 
         return ""
     return (
         f"objective/entropy is {now:.3g}, under {share:g} of the {start:.3g} at the start: the policy repeats itself. "
-        "Raise model.kl_coef or model.entropy_coef, or lower the learning rate."
+        f"{LEASH}, give model.entropy_coef where there is one, or lower the learning rate."
     )
 
 
@@ -131,7 +134,7 @@ def _kl(numbers: Mapping[str, float], limit: float | None) -> str:
         return ""
     return (
         f"objective/kl is {now:.4g} nats a response, over {limit:g}: the policy has left what the reward was trained "
-        "on. Raise model.kl_coef, set model.kl_target, or lower the learning rate."
+        f"on. {LEASH}, set model.kl_target where there is one, or lower the learning rate."
     )
 
 
@@ -144,7 +147,7 @@ def _gold(course: Course, window: int | None) -> str:
             return (
                 f"over {window} {kind} objective/scores went from {scores[0]:.3g} to {scores[-1]:.3g} and "
                 f"objective/gold from {gold[0]:.3g} to {gold[-1]:.3g}: the policy has found what the reward is wrong "
-                "about. Take an earlier checkpoint, raise model.kl_coef, or train the reward on these responses."
+                f"about. Take an earlier checkpoint, or train the reward on these responses. {LEASH}."
             )
     return ""
 
@@ -155,7 +158,7 @@ def _length(numbers: Mapping[str, float], course: Course, factor: float | None) 
         return ""
     return (
         f"rollout/response_length is {now:.4g} tokens, over {factor:g} times the {start:.4g} at the start: the reward "
-        "pays for length. Look at `lit-rlhf score` for its correlation with length, or use model.shaping's "
+        "pays for length. Look at `lit-rlhf score` for its correlation with length, or in PPO use model.shaping's "
         "overlong_penalty."
     )
 
@@ -166,7 +169,7 @@ def _eos(numbers: Mapping[str, float], course: Course, share: float | None) -> s
         return ""
     return (
         f"rollout/eos_rate is {now:.3g}, under {share:g} of the {start:.3g} at the start: responses no longer end. "
-        "Give those that are cut off a score of their own (model.shaping.missing_eos_score)."
+        "Give those that are cut off a score of their own (in PPO by model.shaping.missing_eos_score)."
     )
 
 

@@ -153,7 +153,8 @@ def _wait_to_be_sorted_last(written: list[Path]) -> None:
 class SaveRunConfig(SaveConfigCallback):
     """What was run, as ``<run>/config.yaml`` and in TensorBoard's text tab.
 
-    `out` and `ckpt_path` are left empty in it, so that the file starts a new run.
+    `out` and `ckpt_path` are left empty in it, so that the file starts a new run; what `fit` alone takes is left out
+    where it was not given, so that `validate`, `test` and `predict` take the file too.
     """
 
     def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -162,6 +163,8 @@ class SaveRunConfig(SaveConfigCallback):
         for key in ("out", "ckpt_path"):
             if key in config:
                 config[key] = None
+        if config.get("checkpoint_minutes") is None:
+            config.pop("checkpoint_minutes", None)
         text = self.parser.dump(config, skip_none=False)
         file = Path(trainer.default_root_dir) / self.config_filename
         steps = steps_taken(self.config.get("ckpt_path"))

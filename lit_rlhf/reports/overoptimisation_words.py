@@ -55,7 +55,7 @@ def say_run(run: Run) -> str:
     if verdict == "no gold":
         return (
             "No gold reward was logged, so that over-optimisation cannot be seen: the score rises with it and without. "
-            "Give PPOModule a gold_reward."
+            "Give the module a gold_reward."
         )
     if verdict == "too short":
         return (
