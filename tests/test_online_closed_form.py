@@ -58,8 +58,13 @@ BRADLEY_TERRY = {"annotator": {"annotator": "tests.test_online_closed_form.worth
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"samples_per_prompt": 4}, {"samples_per_prompt": 4, "loss": "plackett_luce"}],
-    ids=["pairs", "all pairs of four", "rankings of four"],
+    [
+        pytest.param({}, id="pairs"),
+        pytest.param({"samples_per_prompt": 4}, id="all pairs of four", marks=pytest.mark.slow),
+        pytest.param(
+            {"samples_per_prompt": 4, "loss": "plackett_luce"}, id="rankings of four", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_the_bandit_reaches_its_optimum(settings: dict[str, Any]) -> None:
     samples = settings.get("samples_per_prompt", 2)

@@ -245,8 +245,8 @@ def _lacks_numbers(folder: Path, lacking: Sequence[str], scalars: Sequence[str])
     kind = settings.get("model.class_path", "").rpartition(".")[2]
     return (
         f"{folder}{f', a run of {kind},' if kind else ''} has not logged {' and '.join(lacking)}: a report on "
-        "over-optimisation needs a run of PPO, online DPO or RAFT, or one that logs val/objective/kl, with an iteration "
-        "finished. "
+        "over-optimisation needs a run of PPO, online DPO or RAFT, or one that logs val/objective/kl, with an "
+        "iteration finished. "
         f"Logged so far: {', '.join(sorted(scalars)) or 'nothing'}."
     )
 

@@ -84,7 +84,9 @@ def test_the_saved_config_runs_unchanged_and_afresh() -> None:
     assert saved["out"] is None and saved["ckpt_path"] is None
     assert saved["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.1
     main(["fit", "--config", "r/config.yaml", "--out", "again"])
-    main(["validate", "--config", "r/config.yaml", "--ckpt_path", "r/checkpoints/last.ckpt", "--out", "looked"])
+    main(
+        ["validate", "--config", "r/config.yaml", "--ckpt_path", "r/checkpoints/last.ckpt", "--out", "looked"]
+    )
     assert exported("again") == exported("r")
 
 
