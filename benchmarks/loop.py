@@ -111,7 +111,7 @@ def run_arm(setting: Setting, arm: str, seed: int, size: Size, folder: Path) -> 
     """One loop: its rounds' numbers and CPU seconds, from its folder where it is done."""
     from lit_rlhf.callbacks import write_beside_and_rename
     from lit_rlhf.cli.loop.course import Course
-    from lit_rlhf.cli.loop.step import Steps
+    from lit_rlhf.cli.steps.step import Steps
     from lit_rlhf.reports.loop import draw_loop
 
     out = folder / f"{setting.method}-{setting.coefficient:g}-{arm}"

@@ -13,6 +13,8 @@ _HOMES = {
     "RewardModule": "lit_rlhf.modules.reward",
     "PPOModule": "lit_rlhf.modules.ppo",
     "DPOModule": "lit_rlhf.modules.dpo",
+    "OnlineDPOModule": "lit_rlhf.modules.online_dpo",
+    "ExpertIterationModule": "lit_rlhf.modules.expert_iteration",
     "DemonstrationDataModule": "lit_rlhf.data.datamodules",
     "PairDataModule": "lit_rlhf.data.datamodules",
     "RankingDataModule": "lit_rlhf.data.datamodules",
@@ -24,7 +26,9 @@ _HOMES = {
 __all__ = [
     "DPOModule",
     "DemonstrationDataModule",
+    "ExpertIterationModule",
     "FSDP2Strategy",
+    "OnlineDPOModule",
     "PPOModule",
     "PairDataModule",
     "PromptDataModule",
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
     )
     from lit_rlhf.models.deferred_weights import deferred_weights
     from lit_rlhf.modules.dpo import DPOModule
+    from lit_rlhf.modules.expert_iteration import ExpertIterationModule
+    from lit_rlhf.modules.online_dpo import OnlineDPOModule
     from lit_rlhf.modules.ppo import PPOModule
     from lit_rlhf.modules.reward import RewardModule
     from lit_rlhf.modules.sft import SFTModule

@@ -1,6 +1,7 @@
-"""Callbacks that any Lightning project can take: a stop that can be resumed, alarms, exports, tables, throughput."""
+"""Callbacks that any Lightning project can take: stops, a budget of time, alarms, exports, tables, throughput."""
 
 from lit_rlhf.callbacks.alarms import TrainingAlarms
+from lit_rlhf.callbacks.budget import TrainingBudget
 from lit_rlhf.callbacks.export import ExportAtEnd
 from lit_rlhf.callbacks.metrics_file import MetricsFile
 from lit_rlhf.callbacks.sample_table import CELL_LENGTH, SampleTable, markdown_table
@@ -17,6 +18,7 @@ __all__ = [
     "SampleTable",
     "Throughput",
     "TrainingAlarms",
+    "TrainingBudget",
     "count_tokens",
     "markdown_table",
     "write_beside_and_rename",

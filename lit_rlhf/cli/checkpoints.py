@@ -147,8 +147,16 @@ class LastCheckpoint(GracefulStop):
         self._saved_at = monotonic()
 
     def wants(self, trainer: L.Trainer, moment: Moment) -> bool:
-        """Every epoch's end, every validation, and what the clock asks for."""
-        wanted = moment in ("validation", "epoch") or (moment == "update" and self._time_is_up(trainer))
+        """Every epoch's end, every validation, what the clock asks for, and the end of a fit inside an epoch.
+
+        Such an epoch is not finished, though Lightning closes it: what is saved then would skip its rest.
+        """
+        ends_inside = trainer.should_stop and trainer.fit_loop._can_stop_early and not trainer.is_last_batch
+        if moment == "epoch" and ends_inside:
+            return False
+        wanted = moment in ("validation", "epoch") or (
+            moment == "update" and (ends_inside or self._time_is_up(trainer))
+        )
         if wanted:
             self._saved_at = monotonic()
         return wanted

@@ -57,6 +57,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "how sure several reward models are of each pair, and the doubtful labels mended",
         "lit_rlhf.cli.strength:main",
     ),
+    "compare": (
+        "several methods from one start on the same data and budget, over seeds, on one page",
+        "lit_rlhf.cli.compare:main",
+    ),
     "report": (
         "runs of PPO on one page: score, gold and KL, and where gold was lost",
         "lit_rlhf.cli.report:main",
@@ -176,7 +180,8 @@ def trainer_help(command: str) -> str:
         f"{COMMANDS[command][0]}.",
         "",
         "  --config FILE       a YAML file (trusted: it can run any code); later files and flags win",
-        "  --model CLASS       SFTModule, RewardModule, DPOModule, PPOModule, or a dotted path of yours",
+        "  --model CLASS       SFTModule, RewardModule, DPOModule, PPOModule, OnlineDPOModule, ExpertIterationModule,",
+        "                      or a dotted path of yours",
         "  --model.X V         an argument of it, e.g. --model.model FOLDER, --model.optimizer.lr 1e-4",
         "  --data CLASS        DemonstrationDataModule, PairDataModule, RankingDataModule, PromptDataModule",
         "  --data.X V          an argument of it, e.g. --data.path FILE.jsonl, --data.batch_size 16",

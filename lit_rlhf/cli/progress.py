@@ -11,6 +11,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
+from lit_rlhf.callbacks import TrainingBudget
+
 SECONDS_BETWEEN = 30
 """At most one line in so many seconds, but for the one after each validation."""
 
@@ -27,12 +29,15 @@ class Pace:
         self._start = 0.0
         self._first_batch = 0
         self._epoch_start = (0.0, 0)
+        self._spent_before = 0.0
 
     def start(self, trainer: L.Trainer) -> None:
         """The training begins, or goes on."""
         self._start = monotonic()
         self._first_batch = batches_done(trainer)  # not 0 in a run that continues another
         self._epoch_start = self._start, self._first_batch
+        budget = budget_of(trainer)
+        self._spent_before = budget.spent if budget else 0.0
 
     def start_epoch(self, trainer: L.Trainer) -> None:
         """An epoch begins."""
@@ -40,6 +45,19 @@ class Pace:
 
     def seconds_left(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float | None:
         """Of the whole fit; None while there is no telling."""
+        ends = (self._seconds_of_batches(trainer, pl_module), self._seconds_of_budget(trainer))
+        return min((seconds for seconds in ends if seconds is not None), default=None)
+
+    def _seconds_of_budget(self, trainer: L.Trainer) -> float | None:
+        """Until a :class:`TrainingBudget` is spent: its clock may be another, and stands while a fit validates."""
+        budget = budget_of(trainer)
+        if budget is None or budget.seconds is None or budget.spent <= self._spent_before:
+            return None
+        pace = (monotonic() - self._start) / (budget.spent - self._spent_before)
+        return max(0.0, pace * (budget.seconds - budget.spent))
+
+    def _seconds_of_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float | None:
+        """Until the last epoch or update."""
         now, total = monotonic(), batches_of_fit(trainer)
         # A rollout lies before an iteration's first batch, so only whole iterations show the pace.
         whole = draws_rollouts(pl_module)
@@ -138,6 +156,13 @@ def draws_rollouts(pl_module: L.LightningModule) -> bool:
 def batches_done(trainer: L.Trainer) -> int:
     """Batches trained on since the run's beginning, those before a checkpoint included."""
     return trainer.fit_loop.total_batch_idx + 1
+
+
+def budget_of(trainer: L.Trainer) -> TrainingBudget | None:
+    """What ends the fit after so many seconds; None where nothing does."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by its callback connector
+    budgets = [one for one in callbacks if isinstance(one, TrainingBudget) and one.seconds is not None]
+    return min(budgets, key=lambda one: one.seconds or math.inf, default=None)
 
 
 def batches_of_fit(trainer: L.Trainer) -> float:

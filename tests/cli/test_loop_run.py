@@ -21,9 +21,9 @@ import yaml
 from lit_rlhf.cli.loop.course import Course
 from lit_rlhf.cli.loop.people import LeaveForPeople
 from lit_rlhf.cli.loop.settings import Evaluation, Fit, Loop, People, PolicyFit, Program
-from lit_rlhf.cli.loop.step import Steps
 from lit_rlhf.cli.main import main
 from lit_rlhf.cli.refusal import Refusal
+from lit_rlhf.cli.steps.step import Steps
 from lit_rlhf.labelling.store import LabelStore
 from lit_rlhf.labelling.verdicts import Verdict
 
@@ -169,7 +169,7 @@ def check_files(loop: Loop) -> None:
     commands = Path("whole/commands.sh").read_text().splitlines()
     assert commands[1:3] == ["# start/answer", commands[2]] and commands[2].startswith("lit-rlhf sample ")
     assert sum(line.startswith("lit-rlhf ") for line in commands) == 25
-    assert sum(line.startswith("python -m lit_rlhf.cli.loop.measure ") for line in commands) == 3
+    assert sum(line.startswith("python -m lit_rlhf.cli.steps.measure ") for line in commands) == 3
     check_numbers(json.loads(Path("whole/results.json").read_text()))
 
 
@@ -192,7 +192,7 @@ def test_the_kl_is_the_mean_log_ratio_of_the_responses(
     """By transformers alone, one response at a time."""
     import torch
 
-    from lit_rlhf.cli.loop.measure import log_ratios
+    from lit_rlhf.cli.steps.measure import log_ratios
 
     moved = Path("moved")
     with torch.no_grad():

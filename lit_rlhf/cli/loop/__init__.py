@@ -27,13 +27,13 @@ def main(argv: Sequence[str]) -> None:
 
     loop = read_settings(config, flags)
     from lit_rlhf.cli.guard import run_guarded
-    from lit_rlhf.cli.loop.children import Children, only_loop_in
     from lit_rlhf.cli.loop.course import Course
-    from lit_rlhf.cli.loop.step import StepFailed, Steps
+    from lit_rlhf.cli.steps.children import Children, only_one_in
+    from lit_rlhf.cli.steps.step import StepFailed, Steps
     from lit_rlhf.reports.loop import draw_loop
 
     again = f"go on with: {shlex.join(['lit-rlhf', 'loop', *argv])}"
-    with only_loop_in(out) as lock:
+    with only_one_in(out, "loop") as lock:
         children = Children(lock)
         steps = Steps(out, children.run, say)
         say(f"loop folder: {out}")

@@ -11,11 +11,13 @@ from pathlib import Path
 from lit_rlhf.callbacks import write_beside_and_rename
 from lit_rlhf.cli.loop.labels import split_labels, write_duels
 from lit_rlhf.cli.loop.people import late_judgements, settle, wait_for_people
-from lit_rlhf.cli.loop.plan import Plan, write_rows
+from lit_rlhf.cli.loop.plan import Plan
 from lit_rlhf.cli.loop.results import collect
 from lit_rlhf.cli.loop.rounds import Rounds
 from lit_rlhf.cli.loop.settings import Loop
-from lit_rlhf.cli.loop.step import Step, Steps
+from lit_rlhf.cli.steps.commands import write_command
+from lit_rlhf.cli.steps.rows import write_rows
+from lit_rlhf.cli.steps.step import Step, Steps
 
 
 class Course:
@@ -122,24 +124,12 @@ class Course:
 
     def remember(self, step: Step) -> None:
         """Put the step's command into ``commands.sh``, in its place."""
-        file = self.out / "commands.sh"
-        lines = (
-            file.read_text(encoding="utf-8").splitlines()
-            if file.exists()
-            else ["# the steps of this loop, in order"]
-        )
-        mark = f"# {step.title}"
-        if mark not in lines:
-            lines += [mark, step.command]
-            if step.name.startswith("import-") and self.loop.annotators == "people":
-                db = step.argv[step.argv.index("--db") + 1]
-                lines += [
-                    "# until everything is judged:",
-                    shlex.join(["lit-rlhf", *self.rounds.serve_words(Path(db))]),
-                ]
-        else:
-            lines[lines.index(mark) + 1] = step.command
-        write_beside_and_rename(file, "\n".join(lines) + "\n")
+        behind = []
+        if step.name.startswith("import-") and self.loop.annotators == "people":
+            db = step.argv[step.argv.index("--db") + 1]
+            serve = shlex.join(["lit-rlhf", *self.rounds.serve_words(Path(db))])
+            behind = ["# until everything is judged:", serve]
+        write_command(self.out / "commands.sh", "# the steps of this loop, in order", step, behind)
 
     def write_page(self) -> None:
         """``loop.html``, and its numbers as ``results.json``."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lit_rlhf.cli.loop.settings import Fit
-from lit_rlhf.cli.refusal import near_files, refuse
+from lit_rlhf.cli.steps.configs import class_in, find_config, flag_value
 
 
 def config_file(fit: Fit, name: str) -> Path:
@@ -16,16 +16,7 @@ def config_file(fit: Fit, name: str) -> Path:
     Raises:
         Refusal: there is neither.
     """
-    from lit_rlhf.cli.configs import shipped
-
-    if Path(fit.config).is_file():
-        return Path(fit.config)
-    plain = fit.config.removeprefix("configs/").removesuffix(".yaml")
-    found = shipped().get(plain)
-    if found is None:
-        refuse(f"{name}.config {fit.config}: no such file, and no config that comes with lit-rlhf.",
-               *near_files(fit.config), "help: lit-rlhf ls")  # fmt: skip
-    return found
+    return find_config(fit.config, f"{name}.config")
 
 
 def class_of(fit: Fit, part: str, name: str) -> str:
@@ -34,15 +25,9 @@ def class_of(fit: Fit, part: str, name: str) -> str:
     Raises:
         Refusal: neither does.
     """
-    import yaml
-
     if part in fit.set:
         return str(fit.set[part]).rsplit(".", 1)[-1]
-    content: Any = yaml.safe_load(config_file(fit, name).read_text(encoding="utf-8"))
-    found = content.get(part) if isinstance(content, Mapping) else None
-    if not isinstance(found, Mapping) or "class_path" not in found:
-        refuse(f"{name}.config {fit.config}: expected `{part}: {{class_path: …}}`, found none.")
-    return str(found["class_path"]).rsplit(".", 1)[-1]
+    return class_in(config_file(fit, name), part, f"{name}.config {fit.config}").rsplit(".", 1)[-1]
 
 
 def fit_command(
@@ -63,35 +48,3 @@ def fit_command(
     for key, value in {**given, **fit.set}.items():
         words += [f"--{key}", flag_value(value)]
     return (*words, "--out", str(run))
-
-
-def options(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Flags of a command from their names and values; true stands alone, a list is several values, null is left out.
-
-    >>> options({"top_p": 0.9, "both-orders": True, "columns": ["a", "b"], "limit": None})
-    ('--top-p', '0.9', '--both-orders', '--columns', 'a', 'b')
-    """
-    words: list[str] = []
-    for name, value in values.items():
-        if value is None or value is False:
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words += [flag_value(each) for each in (value if isinstance(value, list) else [value])]
-    return tuple(words)
-
-
-def flag_value(value: Any) -> str:
-    """A setting as a flag's value.
-
-    >>> [flag_value(value) for value in (True, None, 0.5, ["a", "b"], "text")]
-    ['true', 'null', '0.5', '["a", "b"]', 'text']
-    """
-    import json
-
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def paths(files: Sequence[Path]) -> str | list[str]:
-    """One file as it is, several as a list."""
-    return str(files[0]) if len(files) == 1 else [str(file) for file in files]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lit_rlhf.cli.loop.plan import Fields, read_jsonl, write_rows
 from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.cli.steps.rows import Fields, read_jsonl, write_rows
 
 
 def split_labels(folder: Path, held_out: Sequence[str], say: Callable[[str], None]) -> bool:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from lit_rlhf.callbacks import write_beside_and_rename
 from lit_rlhf.cli.loop.settings import Loop
 from lit_rlhf.cli.refusal import refuse
 from lit_rlhf.cli.score_reading import read_files
+from lit_rlhf.cli.steps.rows import Fields
 from lit_rlhf.data.split import MIN_PROMPTS
-
-Fields = dict[str, Any]
 
 
 class Plan:
@@ -122,15 +118,3 @@ def _first(units: set[str], share: float, seed: int) -> list[str]:
 
 def _hash(text: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{text}".encode()).digest()
-
-
-def write_rows(path: Path, rows: Sequence[Fields]) -> None:
-    """Rows as JSON lines, unless the file holds them already."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_beside_and_rename(path, text)
-
-
-def read_jsonl(path: Path) -> list[Fields]:
-    """The rows of a file of ours."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

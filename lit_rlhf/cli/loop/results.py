@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_rlhf.cli.loop.fits import flag_value
 from lit_rlhf.cli.loop.labels import wins_by_scores, wins_of_duels
-from lit_rlhf.cli.loop.plan import read_jsonl
 from lit_rlhf.cli.loop.settings import Loop
+from lit_rlhf.cli.steps.configs import flag_value
+from lit_rlhf.cli.steps.rows import read_jsonl
 from lit_rlhf.metrics.intervals import bootstrap
 
 Numbers = dict[str, Any]

@@ -20,13 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_rlhf.cli.loop.fits import class_of, fit_command, options, paths
+from lit_rlhf.cli.loop.fits import class_of, fit_command
 from lit_rlhf.cli.loop.folders import Folders
 from lit_rlhf.cli.loop.settings import Loop, Program
-from lit_rlhf.cli.loop.step import Step
 from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.cli.steps.configs import options, paths
+from lit_rlhf.cli.steps.step import Step
 
-MEASURE = ("-m", "lit_rlhf.cli.loop.measure")
+MEASURE = ("-m", "lit_rlhf.cli.steps.measure")
 """What measures KL and gold."""
 
 

@@ -1,4 +1,4 @@
-"""Steps of a loop: each one command, known again by its words and its inputs, run once, gone on with when killed."""
+"""Steps: each one command, known again by its words and its inputs, run once, gone on with when killed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 from lit_rlhf.callbacks import write_beside_and_rename
 from lit_rlhf.cli.checkpoints import last_checkpoint
-from lit_rlhf.cli.loop.fingerprint import fingerprint
 from lit_rlhf.cli.progress import duration
 from lit_rlhf.cli.refusal import refuse
+from lit_rlhf.cli.steps.fingerprint import fingerprint
 
 Resume: TypeAlias = Literal["itself", "whole file", "fit"]
 """How a step that was killed goes on. ``itself``: the command finds its own way. ``whole file``: likewise, and where
@@ -25,8 +25,8 @@ its last output is there, it had finished. ``fit``: from the run folder's last c
 class Step:
     """One command."""
 
-    round: str
-    """Its folder's name."""
+    folder: str
+    """Where it belongs, inside the folder of the whole work."""
     name: str
     argv: tuple[str, ...]
     """Of ``lit-rlhf``; or ``-m MODULE …``."""
@@ -42,7 +42,7 @@ class Step:
     @property
     def title(self) -> str:
         """``round-1/sample``."""
-        return f"{self.round}/{self.name}"
+        return f"{self.folder}/{self.name}"
 
     @property
     def command(self) -> str:
@@ -60,7 +60,7 @@ class Steps:
     """Runs steps in a folder and remembers what is done.
 
     Args:
-        out: the loop's folder.
+        out: the folder of the whole work.
         run: runs a command and returns its exit code.
         say: prints a line.
     """
@@ -75,7 +75,7 @@ class Steps:
 
     def mark_of(self, step: Step, state: Literal["begun", "done"]) -> Path:
         """The small file that says so."""
-        return self.out / step.round / "steps" / f"{step.name}.{state}.json"
+        return self.out / step.folder / "steps" / f"{step.name}.{state}.json"
 
     def do(self, step: Step) -> None:
         """Run a step, unless it is done.

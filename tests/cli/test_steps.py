@@ -1,4 +1,4 @@
-"""Steps of a loop: run once, gone on with, and never mixed with other settings; their signals and exit codes."""
+"""Steps: run once, gone on with, and never mixed with other settings; their signals and exit codes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from lit_rlhf.cli.loop.children import Children, only_loop_in
-from lit_rlhf.cli.loop.fingerprint import fingerprint
-from lit_rlhf.cli.loop.step import Step, StepFailed, Steps, changed
 from lit_rlhf.cli.refusal import Refusal
+from lit_rlhf.cli.steps.children import Children, only_one_in
+from lit_rlhf.cli.steps.fingerprint import fingerprint
+from lit_rlhf.cli.steps.step import Step, StepFailed, Steps, changed
 
 
 class Fake:
@@ -144,7 +144,7 @@ def test_a_fit_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pyt
         "round-1", "reward", ("fit", "--config", "c", "--out", str(run)), (), (run / "export",), "fit"
     )
     found: list[Path | None] = [None]
-    monkeypatch.setattr("lit_rlhf.cli.loop.step.last_checkpoint", lambda folder: found[0])
+    monkeypatch.setattr("lit_rlhf.cli.steps.step.last_checkpoint", lambda folder: found[0])
     fake = Fake(run / "export", code=1, writes=False)
     steps, _ = steps_with(tmp_path, fake)
     with pytest.raises(StepFailed):
@@ -182,8 +182,8 @@ def test_fingerprints_are_of_names_and_contents(tmp_path: Path, monkeypatch: pyt
     (folder / "a").write_bytes(b"12345679")
     assert fingerprint(folder) != first
     assert fingerprint("some/hub-name") != fingerprint("some/other-name")
-    monkeypatch.setattr("lit_rlhf.cli.loop.fingerprint.WHOLE_BYTES", 4)
-    monkeypatch.setattr("lit_rlhf.cli.loop.fingerprint._PART_BYTES", 2)
+    monkeypatch.setattr("lit_rlhf.cli.steps.fingerprint.WHOLE_BYTES", 4)
+    monkeypatch.setattr("lit_rlhf.cli.steps.fingerprint._PART_BYTES", 2)
     (folder / "a").write_bytes(b"12345678")
     ends = fingerprint(folder)
     (folder / "a").write_bytes(b"12945678")
@@ -208,8 +208,8 @@ sys.exit(130)
 """
 LOOP = """
 import pathlib, sys
-from lit_rlhf.cli.loop.children import Children, only_loop_in
-with only_loop_in(pathlib.Path(".")) as lock:
+from lit_rlhf.cli.steps.children import Children, only_one_in
+with only_one_in(pathlib.Path("."), "loop") as lock:
     children = Children(lock)
     try:
         sys.exit(children.run(["-m", "a_child"]))
@@ -265,7 +265,7 @@ def test_a_child_that_outlives_its_loop_keeps_others_out(
     wait_until(tmp_path / "pid")
     process.kill()
     process.wait()
-    with pytest.raises(Refusal), only_loop_in(tmp_path):
+    with pytest.raises(Refusal), only_one_in(tmp_path, "loop"):
         pass
     assert (
         f"another loop works in this folder, or a step of one that was killed (begun by process {process.pid})"
@@ -274,7 +274,7 @@ def test_a_child_that_outlives_its_loop_keeps_others_out(
     (tmp_path / "end").write_text("")
     for _ in range(500):
         try:
-            with only_loop_in(tmp_path) as lock:
+            with only_one_in(tmp_path, "loop") as lock:
                 assert Children(lock).exit_code == 130
             return
         except Refusal:
