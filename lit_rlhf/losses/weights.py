@@ -46,11 +46,11 @@ def reward_weights(scores: Tensor, tree_index: Tensor, beta: float) -> Tensor:
     check_same_shape(scores=scores, tree_index=tree_index)
     if beta <= 0:
         raise ValueError(f"expected beta above 0, found {beta}")
-    scaled = scores.detach() / beta
+    scores = scores.detach()
     num_trees = int(tree_index.max()) + 1 if len(tree_index) else 0
-    # Relative to the best of the prompt, so that nothing overflows.
-    best = scaled.new_full((num_trees,), -torch.inf).scatter_reduce(0, tree_index, scaled, "amax")
-    strengths = (scaled - best[tree_index]).exp()
+    # Relative to the best of the prompt, before β divides, so that nothing overflows.
+    best = scores.new_full((num_trees,), -torch.inf).scatter_reduce(0, tree_index, scores, "amax")
+    strengths = ((scores - best[tree_index]) / beta).exp()
     total = strengths.new_zeros(num_trees).index_add(0, tree_index, strengths)
     counts = tree_index.bincount(minlength=num_trees)
     return strengths * (counts / total)[tree_index]

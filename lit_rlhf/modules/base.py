@@ -146,6 +146,11 @@ class PhaseModule(L.LightningModule):
         """The trainer's data module; None where there is no trainer yet, or it was given plain loaders."""
         return None if self._trainer is None else getattr(self._trainer, "datamodule", None)
 
+    @property
+    def is_learning(self) -> bool:
+        """Whether what is computed is learnt from: in a trainer's training steps, whatever mode the layers are in."""
+        return self.training if self._trainer is None else bool(self.trainer.training)
+
     def frozen(self) -> list[Movable]:
         """What the phase holds beside its network: not registered, so moved here and not by Lightning.
 

@@ -58,7 +58,7 @@ def label_items(
         shown["bco/reward_shift"] = logprobs.new_tensor(objective.reward_shift.value)
         if learning:
             rewards = implicit_reward(policy, frozen, objective.price)
-            objective.reward_shift.watch(rewards, rewards, weights)
+            objective.reward_shift.watch_labels(rewards, desirable, weights)
     if objective.sft_coef and desirable.any():
         nll = sft_term(policy, batch.response_grid_mask().sum(1)[given]) * desirable
         shown["nll"] = (weights * nll.detach()).sum() / (weights * desirable).sum().clamp(min=1e-12)

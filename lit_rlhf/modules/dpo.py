@@ -194,7 +194,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         tokens = Tokens(seen.logprobs, reference_tokens, seen.collision)
         if self.objective.margin != "data" and batch.margin.any():
             self._say_of_margins()
-        items = self.objective(logprobs, reference, batch, reference_point, tokens, learning=self.training)
+        items = self.objective(logprobs, reference, batch, reference_point, tokens, learning=self.is_learning)
         rewards = self.objective.scores(logprobs.detach(), reference, batch)
         return Judgement(
             items.losses,
@@ -218,7 +218,7 @@ class DPOModule(ComparisonPhase, PolicyPhase):
         policy, reference = sequence_logprobs(self.network(others.trees)), self._reference(others.trees)
         ratios = (policy - sequence_logprobs(reference))[others.counted]
         sums = torch.stack([ratios.sum(), others.counted.sum().to(ratios)])
-        if self._trainer is not None and self.training:
+        if self._trainer is not None and self.is_learning:
             sums = self._sum_over_ranks(sums)
         total, count = sums
         if count == 0:

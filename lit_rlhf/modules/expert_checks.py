@@ -25,7 +25,8 @@ def check_selection(given: Mapping[str, Any]) -> None:
     check_argument(
         "samples_per_prompt", samples, samples >= 2, "2 or more, since a prompt's responses are compared"
     )
-    check_argument("keep", keep, keep >= 1, "1 or more")
+    whole = isinstance(keep, int) and not isinstance(keep, bool)
+    check_argument("keep", keep, whole and keep >= 1, "a whole number, 1 or more")
     if method == "reward_weighted":
         if keep != 1:
             raise ValueError(

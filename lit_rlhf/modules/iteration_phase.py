@@ -41,7 +41,10 @@ def check_iteration(given: Mapping[str, Any]) -> None:
     temperature = given["temperature"]
     check_argument("temperature", temperature, temperature > 0, "more than 0, since responses are sampled")
     for name in ("samples_per_prompt", "epochs", "minibatch_size"):
-        check_argument(name, given[name], given[name] >= 1, "1 or more")
+        whole = isinstance(given[name], int) and not isinstance(given[name], bool)
+        check_argument(name, given[name], whole and given[name] >= 1, "a whole number, 1 or more")
+    if given["reward"] is None and "annotator" not in given:
+        raise ValueError("model.reward: expected what scores the responses, found nothing.")
     for name in ("reward_timeout", "max_cached_tokens"):
         check_argument(name, given[name], given[name] is None or given[name] > 0, "more than 0, or null")
 

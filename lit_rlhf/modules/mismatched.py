@@ -95,6 +95,6 @@ def refuse_one_prompt(data: Any, ranks: int) -> None:
     trees = data.trees("train")
     if trees and all(tree.prompt_ids == trees[0].prompt_ids for tree in trees):
         raise ValueError(
-            f"model.loss: kto's reference point takes responses of other prompts, and all {len(trees)} training rows "
-            "have one prompt. Give more prompts, or take apo_zero, which is kto with the point at 0."
+            "model.loss: kto's reference point takes responses of other prompts, and all training rows have one "
+            "prompt. Give more prompts, or take apo_zero, which is kto with the point at 0."
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_rlhf.modules.base import check_argument
-from lit_rlhf.modules.direct_methods import METHODS
+from lit_rlhf.modules.direct_methods import METHODS, QUANTILES
 from lit_rlhf.rollout.judging import COMPARED
 
 
@@ -33,7 +33,7 @@ def check_judging(given: Mapping[str, Any]) -> None:
     if given["judging"] is not None:
         given["judging"].check_samples(samples)
         for name, usual in (("reward_timeout", None), ("failed_rewards", "stop")):
-            if given[name] != usual:
+            if given[name] != usual and given["gold_reward"] is None:
                 raise ValueError(f"model.{name}: is of model.reward, and an annotator judges; leave it out.")
     if loss == "kto":
         raise ValueError(
@@ -49,10 +49,18 @@ def check_judging(given: Mapping[str, Any]) -> None:
         raise ValueError(
             "model.margin: no row says by how much a response should win; give a number, or null."
         )
-    if METHODS.get(loss, METHODS["sigmoid"]).losses is None and given["failed_rewards"] == "skip":
-        raise ValueError(
-            f"model.failed_rewards: {loss} takes whole rankings, and a response whose reward failed has no rank. "
-            "Set it to stop, or take loss: sigmoid, which compares the others."
-        )
-    if given["compared"] == "best_worst" and METHODS.get(loss, METHODS["sigmoid"]).losses is None:
+    if loss not in METHODS:
+        return  # which the objective says
+    takes_rankings = METHODS[loss].losses is None
+    if given["compared"] == "best_worst" and takes_rankings:
         raise ValueError(f"model.compared: {loss} takes whole rankings; leave it at all.")
+    if given["ties"] == "half" and (takes_rankings or loss in QUANTILES):
+        raise ValueError(
+            f"model.ties: {loss} has no place for the ties that a rollout is full of. Leave it at drop, or take "
+            "sigmoid."
+        )
+    if loss == "bco" and isinstance(given["reference"], dict):
+        raise ValueError(
+            "model.reference: bco's threshold is a mean of rewards over all of the run, which are no longer the same "
+            "where the reference moves. Leave it at null, or take another loss."
+        )

@@ -58,20 +58,20 @@ def ranks_within(scores: Tensor, failed: Tensor, prompt_index: Tensor) -> Tensor
 
 
 def comparisons_of(
-    ranks: Sequence[float | None], responses: Sequence[list[int]], compared: Compared
+    ranks: list[float | None], responses: Sequence[list[int]], compared: Compared
 ) -> list[Comparison]:
     """What the ranks say of pairs of different responses; those of equal rank are ties.
 
     Args:
-        ranks: of the prompt's responses, None = not judged.
+        ranks: of the prompt's responses, a list, None = not judged.
         responses: their ids; of two that are the same nothing can be learnt.
-        compared: ``all`` = every pair; ``best_worst`` = the first of the best against the first of the worst.
+        compared: ``all`` = every pair; ``best_worst`` = the first of the best against the last of the worst.
     """
     if compared == "best_worst":
         judged = [rank for rank in ranks if rank is not None]
         if not judged:
             return []
-        ends = {ranks.index(min(judged)), ranks.index(max(judged))}
+        ends = {ranks.index(min(judged)), len(ranks) - 1 - ranks[::-1].index(max(judged))}
         ranks = [rank if place in ends else None for place, rank in enumerate(ranks)]
     return [one for one in compare_ranks(ranks) if responses[one.better] != responses[one.worse]]
 
@@ -101,6 +101,7 @@ def _trees(experience: Experience, groups: list[list[int]], compared: Compared) 
         responses = [experience.response_ids[place] for place in places]
         said = experience.ranks[places].tolist()
         ranks = [None if rank != rank else rank for rank in said]  # NaN is not itself
+        judged = sum(rank is not None for rank in ranks)
         masks = [
             [not failed] * len(ids)
             for ids, failed in zip(responses, experience.failed[places].tolist(), strict=True)
@@ -111,7 +112,9 @@ def _trees(experience: Experience, groups: list[list[int]], compared: Compared) 
                 responses,
                 masks,
                 comparisons_of(ranks, responses, compared),
-                ranks,
+                ranks
+                if judged > 1
+                else [1.0] * len(ranks),  # one alone is no ranking: a tie, which says nothing
                 id=experience.prompt_names[places[0]],
             )
         )

@@ -59,6 +59,8 @@ def test_reward_weights_do_not_overflow_or_see_a_shift() -> None:
     tree = torch.tensor([0, 0, 2])
     found = reward_weights(torch.tensor([1e4, 1e4 - 1, -1e4]), tree, beta=0.5)
     torch.testing.assert_close(found, reward_weights(torch.tensor([1.0, 0.0, 3.0]), tree, beta=0.5))
+    huge = reward_weights(torch.tensor([1e30, 0.0, 0.0]), tree, beta=1e-9)  # r/β is infinite
+    assert huge.tolist() == [2.0, 0.0, 1.0]
 
 
 def test_reward_weights_refuse_what_does_not_fit() -> None:

@@ -190,8 +190,8 @@ def test_a_batch_of_one_prompt_is_counted_and_said(caplog: pytest.LogCaptureFixt
 @pytest.mark.parametrize(
     ("rows", "batch_size", "said"),
     [
-        (ROWS[:1], 2, r"model\.loss: kto's .*, and all 1 training rows have one prompt"),
-        ([ROWS[0], {**ROWS[0], "chosen": " is fresh ."}], 2, "all 2 training rows have one prompt"),
+        (ROWS[:1], 2, r"model\.loss: kto's .*, and all training rows have one prompt"),
+        ([ROWS[0], {**ROWS[0], "chosen": " is fresh ."}], 2, "all training rows have one prompt"),
         (ROWS, 1, r"data\.batch_size: kto's .* expected 2 or more, two for each rank, found 1"),
     ],
 )

@@ -125,15 +125,17 @@ def plain_others(loss: str, shift: float) -> Tensor:
 @pytest.mark.parametrize(("loss", "shift"), [("bco", 0.0), ("bco", 0.4), ("apo_zero", 0.0)])
 def test_other_losses_of_single_responses(loss: str, shift: float, other: str):
     module = make_module(loss, reference=other)
-    module.objective.reward_shift.load_state_dict({"total": shift, "weight": 1.0})
+    module.objective.reward_shift.load_state_dict({"sums": [shift, 1.0, shift, 1.0]})
     torch.testing.assert_close(loss_of(module, TREES), plain_others(loss, shift), rtol=1e-5, atol=1e-6)
 
 
-def test_bcos_threshold_is_the_mean_reward_that_training_has_seen(other: str):
+def test_bcos_threshold_is_half_way_between_the_rewards_of_both_kinds(other: str):
     module = make_module("bco", reference=other).train()
     scores = module.judge(pack_trees(TREES)).scores.detach()
     module.objective.reward_shift.end_update(lambda sums: sums)
-    expected = (torch.tensor(WEIGHTS) * scores).sum().item() / sum(WEIGHTS)
+    weights, good = torch.tensor(WEIGHTS), torch.tensor(DESIRABLE, dtype=torch.bool)
+    means = [(weights * scores)[kind].sum() / weights[kind].sum() for kind in (good, ~good)]
+    expected = (means[0] + means[1]).item() / 2  # half-way, however many there are of each
     assert abs(expected) > 0.01
     assert module.objective.reward_shift.value == pytest.approx(expected, rel=1e-5)
     shown = module.eval().judge(pack_trees(TREES[1:])).metrics["bco/reward_shift"]
@@ -353,11 +355,11 @@ def test_a_precomputed_reference_is_the_frozen_one(other: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("rows", "batch_size", "said"),
     [
-        (ROWS[:1], 2, "all 1 training rows have one prompt"),
+        (ROWS[:1], 2, "all training rows have one prompt"),
         (
             [ROWS[0], {**ROWS[0], "completion": " is big ."}],
             2,
-            "all 1 training rows have one prompt.*take apo_zero",
+            "all training rows have one prompt.*take apo_zero",
         ),
         (ROWS, 1, r"data\.batch_size: kto's .* expected 2 or more, two for each rank, found 1"),
     ],

@@ -403,7 +403,7 @@ def test_other_data_than_prompts_is_refused() -> None:
             r"model\.method: expected one of best_of_n, raft, reward_weighted, found 'best'",
         ),
         ({"samples_per_prompt": 1}, r"model\.samples_per_prompt: expected 2 or more"),
-        ({"keep": 0}, r"model\.keep: expected 1 or more"),
+        ({"keep": 0}, r"model\.keep: expected a whole number, 1 or more"),
         ({"keep": 4}, r"model\.keep: expected fewer than model\.samples_per_prompt \(4\).*found 4"),
         ({"beta": 0.1}, r"model\.beta: best_of_n learns the best"),
         ({"method": "raft", "beta": 0.1}, r"model\.beta: raft learns the best"),

@@ -53,6 +53,17 @@ def test_an_update_that_never_came_and_one_of_nothing_leave_it() -> None:
     assert shift.value == 0
 
 
+def test_it_is_half_way_however_many_there_are_of_each_kind() -> None:
+    shift = RewardShift()
+    desirable = torch.tensor([True, True, True, False])
+    shift.watch_labels(torch.tensor([2.0, 2.0, 2.0, -2.0]), desirable, torch.ones(4))
+    shift.end_update(lambda sums: sums)
+    assert shift.value == 0.0
+    shift.watch_labels(torch.tensor([6.0]), torch.tensor([True]), torch.tensor([3.0]))
+    shift.end_update(lambda sums: sums)
+    assert shift.value == 1.0  # of 4 and -2
+
+
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("other")
@@ -175,7 +186,7 @@ def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
 
 def test_the_loss_is_bcos_at_the_shift_as_it_stands(other: str) -> None:
     module = DPOModule(make_llama(TOKENIZER), BETA, "bco", reference=other, tokenizer=TOKENIZER).eval()
-    module.objective.reward_shift.load_state_dict({"total": 1.4, "weight": 2.0})
+    module.objective.reward_shift.load_state_dict({"sums": [1.4, 2.0, 1.4, 2.0]})
     tree = Tree([0, 5], [[9, 1], [10, 1]], [[True] * 2] * 2, [Comparison(0, 1)])
     judgement = module.judge(pack_trees([tree]))
     better, worse = judgement.scores.tolist()
@@ -215,4 +226,4 @@ def test_a_dropped_tie_does_not_move_it() -> None:
     tied = Tree([0, 5], [[9, 1], [10, 1]], [[True] * 2] * 2, [Comparison(0, 1, target=0.5, tie=1.0)])
     module.judge(pack_trees([tied]))
     module.objective.reward_shift.end_update(lambda sums: sums)
-    assert module.objective.reward_shift.state_dict() == {"total": 0.0, "weight": 0.0}
+    assert module.objective.reward_shift.state_dict() == {"sums": [0.0] * 4}

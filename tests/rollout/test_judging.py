@@ -40,6 +40,9 @@ def test_all_pairs_and_the_ends_alone() -> None:
     ]  # fmt: skip
     assert comparisons_of(ranks, responses, "best_worst") == [Comparison(1, 2)]
     assert comparisons_of([None, None], [[1], [2]], "best_worst") == []
+    assert comparisons_of([1.0, 1.0, 1.0], responses[:3], "best_worst") == [
+        Comparison(0, 2, target=0.5, tie=1.0)
+    ]
     assert comparisons_of([None, 1.0, 2.0], responses[:3], "best_worst") == [Comparison(1, 2)]
 
 
@@ -68,6 +71,13 @@ def test_a_batch_has_a_tree_for_each_prompt_whatever_they_are_called() -> None:
     assert (trees.better.tolist(), trees.worse.tolist()) == ([0, 3], [1, 2])
     assert trees.target.tolist() == [0.5, 1.0] and trees.tie.tolist() == [1.0, 0.0]
     torch.testing.assert_close(batch.reference_logprobs, rollout.reference_logprobs[[2, 3, 0, 1]])
+
+
+def test_one_judged_response_is_no_ranking() -> None:
+    trees = judged_batch(
+        replace(drawn(), ranks=torch.tensor([2.0, math.nan, 1.0, 1.0])), [0, 1, 2, 3], "all"
+    ).trees
+    assert trees.ranks.tolist() == [1.0, 1.0, 1.0, 1.0] and trees.better.tolist() == [2]
 
 
 def test_the_share_of_prompts_that_say_something() -> None:
