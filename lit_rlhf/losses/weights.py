@@ -65,7 +65,7 @@ def wpo_weights(logprobs: Tensor, log_collisions: Tensor, response_mask: Tensor)
     draws are on average.
 
     Helps when pairs were not written by the policy that is trained: those that it would never say count less.
-    It takes the logits of every position, and its weights are far from 1 on short responses.
+    It takes the logits of every position, and its weights are far from 1 on short responses; nothing bounds them.
 
     Args:
         logprobs: log π of each response token. Shape ``[N, R]``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Literal, TypeAlias, get_args
 
 from lit_rlhf.modules.base import check_argument
@@ -25,7 +26,7 @@ def check_selection(given: Mapping[str, Any]) -> None:
     check_argument(
         "samples_per_prompt", samples, samples >= 2, "2 or more, since a prompt's responses are compared"
     )
-    whole = isinstance(keep, int) and not isinstance(keep, bool)
+    whole = isinstance(keep, Integral) and not isinstance(keep, bool)
     check_argument("keep", keep, whole and keep >= 1, "a whole number, 1 or more")
     if method == "reward_weighted":
         if keep != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def check_iteration(given: Mapping[str, Any]) -> None:
     temperature = given["temperature"]
     check_argument("temperature", temperature, temperature > 0, "more than 0, since responses are sampled")
     for name in ("samples_per_prompt", "epochs", "minibatch_size"):
-        whole = isinstance(given[name], int) and not isinstance(given[name], bool)
+        whole = isinstance(given[name], Integral) and not isinstance(given[name], bool)
         check_argument(name, given[name], whole and given[name] >= 1, "a whole number, 1 or more")
     if given["reward"] is None and "annotator" not in given:
         raise ValueError("model.reward: expected what scores the responses, found nothing.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lit_rlhf.losses.rankings import MAX_TIED
 from lit_rlhf.modules.base import check_argument
 from lit_rlhf.modules.direct_methods import METHODS, QUANTILES
 from lit_rlhf.rollout.judging import COMPARED
@@ -54,6 +55,11 @@ def check_judging(given: Mapping[str, Any]) -> None:
     takes_rankings = METHODS[loss].losses is None
     if given["compared"] == "best_worst" and takes_rankings:
         raise ValueError(f"model.compared: {loss} takes whole rankings; leave it at all.")
+    if takes_rankings and samples > MAX_TIED:
+        raise ValueError(
+            f"model.samples_per_prompt: {loss} goes through the orders of tied responses, {MAX_TIED} at most, and a "
+            f"judge may tie all of a prompt; found {samples}. Draw fewer, or take loss: sigmoid."
+        )
     if given["ties"] == "half" and (takes_rankings or loss in QUANTILES):
         raise ValueError(
             f"model.ties: {loss} has no place for the ties that a rollout is full of. Leave it at drop, or take "

@@ -164,12 +164,14 @@ class RolloutPhase(PolicyPhase):
             "val/rollout/eos_rate": (~experience.truncated)[counted].float(),
         }
         for name, values in numbers.items():
-            if len(values):
-                self.val_means.update(name, values)
+            # where this rank has none it takes part all the same, or the others would wait for it
+            weight = float(len(values) > 0)
+            self.val_means.update(name, values if weight else values.new_zeros(1), weight)
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.val_means.compute().items():
-            self.log(name, value, sync_dist=True)
+            if not value.isnan():  # nobody had any
+                self.log(name, value, sync_dist=True)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

@@ -193,6 +193,10 @@ def test_a_run_stopped_inside_an_iteration_goes_on_to_the_bit(judge: str, tmp_pa
     assert len(again.rollouts) == 1, "of the three; the one that was under way is not drawn again"
 
 
+def silent_on_some(prompts: Any, completions: list[str], **columns: Any) -> list[float | None]:
+    return [None if len(text) % 5 == 1 else float(len(text)) for text in completions]
+
+
 def never_says(prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
     return [None] * len(completions)
 
@@ -201,6 +205,20 @@ def test_an_annotator_that_skips_everything_ends_the_run() -> None:
     module = make_module(reward=None, annotator={"annotator": "tests.modules.test_online_dpo.never_says"})
     with pytest.raises(RewardError, match=r"model\.annotator: it skipped every prompt.*does not apply"):
         fit(module)
+
+
+@pytest.mark.parametrize("judge", ["reward", "annotator"])
+def test_a_prompt_that_nobody_judged_weighs_nothing_in_a_ranking(judge: str) -> None:
+    judges: dict[str, Any] = {"reward": {"reward": breaks_on_short_ones, "failed_rewards": "skip"}, "annotator": {
+        "reward": None, "annotator": {"annotator": "tests.modules.test_online_dpo.silent_on_some"},
+    }}[judge]  # fmt: skip
+    module = make_module(loss="plackett_luce", minibatch_size=16, **judges)
+    fit(module)
+    ranks = module.rollouts[0].ranks.reshape(-1, 2)
+    decided = ~ranks.isnan().any(1) & (ranks[:, 0] != ranks[:, 1])
+    assert 0 < decided.sum() < 8 and ranks.isnan().any()
+    assert module.losses[0].count.item() == decided.sum()
+    assert module.losses[0].total.item() / decided.sum() == pytest.approx(math.log(2), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +231,11 @@ def test_an_annotator_that_skips_everything_ends_the_run() -> None:
         ({"loss": "kto"}, r"model\.loss: kto"),
         ({"loss": "robust"}, r"model\.loss: robust"),
         ({"margin": "data", "loss": "sigmoid"}, r"model\.margin: no row says"),
-        ({"loss": "plackett_luce", "failed_rewards": "skip"}, r"model\.failed_rewards: plackett_luce"),
+        ({"loss": "plackett_luce", "ties": "half"}, r"model\.ties: plackett_luce"),
+        ({"loss": "plackett_luce", "samples_per_prompt": 13}, r"model\.samples_per_prompt: plackett_luce.*12 at most"),
+        ({"loss": "aot", "ties": "half"}, r"model\.ties: aot"),
+        ({"loss": "bco", "reference": {"decay": 0.9}}, r"model\.reference: bco"),
+        ({"samples_per_prompt": 2.5}, r"model\.samples_per_prompt: expected a whole number.*found 2\.5"),
         ({"loss": "plackett_luce", "compared": "best_worst"}, r"model\.compared: plackett_luce"),
         ({"reward": None, "annotator": RULE, "failed_rewards": "skip"}, r"model\.failed_rewards: is of"),
         ({"reward": None, "annotator": {"annotator": "a.b", "flips": 2.0}}, r"model\.annotator\.flips: expected"),
