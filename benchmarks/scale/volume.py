@@ -20,7 +20,7 @@ COUNT, FLAG = 4, 8
 """Bytes of a count, a loss and a norm; of a flag and a number of steps."""
 REWARD_ROWS = 64
 """Responses that a reward model reads at once."""
-EXPERIENCE, RESPONSE, PROMPT_TOKEN, RESPONSE_TOKEN = 4454, 26, 3, 32
+EXPERIENCE, RESPONSE, PROMPT_TOKEN, RESPONSE_TOKEN = 5064, 34, 3, 32
 """Bytes that pickling takes: for the tensors of a rank's experience, whatever is in them; for a response; for a token
 of its prompt; for one of its own, an id, a mask and seven numbers in fp32."""
 ROOT = -1

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import re
 import sys
+from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_rlhf.modules.base import not_settings
 
 MAXIMUM_LINES = 14
 """Lines of an error that are shown."""
@@ -73,6 +77,9 @@ def explain(message: str, options: list[str], command: str) -> str:
         options: the dotted options of the command.
         command: ``fit`` etc., for the help command.
     """
+    misplaced = misplaced_value(message)
+    if misplaced is not None:
+        return "\n".join([f"error: {misplaced}", help_line(message, command)])
     lines = simplify(message)
     dropped = len(lines) - MAXIMUM_LINES
     if dropped > 0:
@@ -81,6 +88,21 @@ def explain(message: str, options: list[str], command: str) -> str:
     return "\n".join(
         [f"error: {lines[0]}", *lines[1:], *([hint] if hint else []), help_line(message, command)]
     )
+
+
+def misplaced_value(message: str) -> str | None:
+    """What to say where one value stands for a group of settings, in which jsonargparse sees the name of a class."""
+    found = re.search(
+        r'Parser key "(\w+)":(?:(?!Parser key).)*?Subtypes: \[<class \'([\w.]+)\'>, <class \'NoneType\'>\]'
+        r"(?:(?!Parser key).)*?Given value type: <class '(str|int|float|bool|list)'>\s+Given value: ([^\n]*)",
+        message,
+        re.DOTALL,
+    )
+    kind = None if found is None else imported(found[2])
+    if found is None or not is_dataclass(kind):
+        return None
+    value = found[4] if found[3] == "str" else ast.literal_eval(found[4])
+    return f"model.{found[1]}: {not_settings(kind, value)}"  # type: ignore[arg-type]  # a class, of its name
 
 
 def simplify(message: str) -> list[str]:
@@ -108,6 +130,8 @@ def simplify(message: str) -> list[str]:
     if not said:
         return [message.strip()]
     missing = re.match(r"the following arguments are required: (.*)", said[0])
+    if missing and len(keys) > 1:
+        return [f"{'.'.join(keys)}: expected {{{missing[1]}: …}}, found no {missing[1]}"]
     if missing:
         names = ", ".join("--" + name.strip().split(".", 1)[-1] for name in missing[1].split(","))
         return [f"no {names.replace('--', '').replace(', ', ' and no ')}: expected --config FILE, or {names}"]
@@ -133,7 +157,7 @@ def nearest(message: str, options: list[str]) -> str:
         for found in re.findall(pattern, message):
             word = found.lstrip("-").split("=", 1)[0]
             leaf = word.rsplit(".", 1)[-1]
-            if word in options or leaf in classes or leaf in arguments:
+            if word in options or leaf in classes or leaf in arguments or imported(word) is not None:
                 continue
             near = difflib.get_close_matches(word, options, n=1, cutoff=0.75)
             near = near or difflib.get_close_matches(leaf, [*arguments, *classes], n=1, cutoff=0.6)
@@ -160,13 +184,19 @@ def accepted_arguments(message: str) -> list[str]:
     """The arguments of the classes that the message speaks of."""
     names: list[str] = []
     for path in re.findall(r"class_path[= ]'([\w.]+)'", message):
-        module_name, _, class_name = path.rpartition(".")
-        try:
-            found = getattr(import_module(module_name), class_name)
-        except (ImportError, AttributeError, ValueError):
-            continue  # the class itself may be what is wrong
-        names += [name for name in inspect.signature(found).parameters if name not in ("args", "kwargs")]
+        found = imported(path)
+        if found is not None:  # the class itself may be what is wrong
+            names += [name for name in inspect.signature(found).parameters if name not in ("args", "kwargs")]
     return names
+
+
+def imported(path: str) -> Any:
+    """What a dotted path leads to; None where that is nothing."""
+    module_name, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 def help_line(message: str, command: str) -> str:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lit_rlhf.data.tokenization import TextEncoder
 from lit_rlhf.labelling.annotators.judging import Judge, Question
+from lit_rlhf.labelling.annotators.opinions import Tally
+from lit_rlhf.models.sharding import reshard
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Experience, Row
 from lit_rlhf.rewards.protocol import RewardError
@@ -23,10 +25,12 @@ def annotator_ranks(
     encoder: TextEncoder,
     draw: tuple[int, int],
     share: tuple[int, int],
-) -> Tensor:
+) -> tuple[Tensor, Tally]:
     """Ranks among the responses of each prompt, 1 = best, NaN where the annotator skipped the prompt, ``[N]``.
 
-    Each rank asks about some of the prompts, and all of them get the answers to all.
+    Each share of the data asks about some of the prompts, and every process gets the answers to all. Of processes that
+    have one share together the first asks; where they hold the annotator's weights together, too, all of them do, and
+    the answers of the first are taken.
 
     Args:
         judge: the annotator.
@@ -36,35 +40,47 @@ def annotator_ranks(
         draw: seed and iteration, from which the annotator's own randomness follows.
         share: this process's share of the data, from 0, and how many there are.
 
+    Returns:
+        The ranks, and what was said of this rollout, on every process the same; `judge.tally` is of all rollouts.
+
     Raises:
         RewardError: on every rank, where there was no use in asking on for one, or the annotator skipped all prompts.
     """
     groups = groups_of(experience.prompt_index)
-    rank, ranks = share
-    mine = range(rank, len(groups), ranks)
+    (data_rank, data_ranks), (process, processes) = share, _place()
+    a_share = processes // data_ranks  # processes, one behind the other
+    asks = process % a_share == 0 or judge.is_sharded
+    mine = range(data_rank, len(groups), data_ranks) if asks else range(0)
     questions = [_question(experience, groups[group], rows, encoder, draw) for group in mine]
-    judged, skipped = judge.tally.judged, judge.tally.reasons.total()
+    so_far, judge.tally = judge.tally, Tally()
     try:
-        ranked = dict(zip(mine, judge(questions), strict=True))
-        said: Any = (ranked, judge.tally.judged - judged, judge.tally.reasons.total() - skipped)
+        said: Any = (dict(zip(mine, judge(questions), strict=True)), judge.tally)
     except RewardError as error:
         said = error
-    parts = _from_all(said)
-    for part in parts:
+    finally:
+        judge.tally = so_far
+    for network in judge.networks():
+        reshard(network)  # what it has left gathered is memory that the updates need
+    parts = _from_all(said, processes)
+    # this one's own error first: it still knows where it came from
+    for part in (said, *parts):
         if isinstance(part, RewardError):
             raise part
-    if 0 < sum(asked for _, asked, _ in parts) == sum(skips for _, _, skips in parts):
-        why = "; ".join(line.strip() for line in judge.tally.lines()[1:])
+    parts = parts[::a_share]
+    tally = sum((counted for _, counted in parts), Tally())
+    if 0 < tally.judged == tally.skipped:
+        why = "; ".join(line.strip() for line in tally.lines()[1:])
         raise RewardError(
             f"model.annotator: it skipped every prompt of the rollout that it was asked about ({why}), so that there "
             "is nothing to learn from."
         )
+    judge.tally = so_far + tally
     found = torch.full((len(experience),), torch.nan)
-    for ranked, _, _ in parts:
+    for ranked, _ in parts:
         for group, given in ranked.items():
             if given is not None:
                 found[groups[group]] = torch.tensor(given)
-    return found
+    return found, tally
 
 
 def _question(
@@ -85,10 +101,16 @@ def _question(
     )
 
 
-def _from_all(mine: Any) -> list[Any]:
-    """What every process has, this one's first: it still knows where an error came from."""
+def _place() -> tuple[int, int]:
+    """Which process this is, from 0, and how many there are."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return [mine]
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, mine)
-    return [mine, *parts]
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _from_all(mine: Any, processes: int) -> list[Any]:
+    """What every process has, in their order."""
+    parts = [mine] * processes
+    if processes > 1:
+        torch.distributed.all_gather_object(parts, mine)
+    return parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -68,17 +68,39 @@ def checked_settings(
         given: the dataclass, or its fields as plain values.
 
     Raises:
-        ValueError: a field that there is not, with the nearest one.
+        ValueError: something else, or a field that there is not, with the nearest one, or one that is missing.
     """
-    if not isinstance(given, dict):
+    if given is None or isinstance(given, kind):
         return given
+    if not isinstance(given, dict):
+        raise ValueError(f"model.{key}: {not_settings(kind, given)}")
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(f"model.{key}.{name}: no such key.{hint} There are: {', '.join(known)}.")
+    if not given.keys() >= set(_required(kind)):
+        raise ValueError(f"model.{key}: {not_settings(kind, given)}")
     return kind(**given)
+
+
+def not_settings(kind: type[Any], found: Any) -> str:
+    """What to say of something else in the place of a group of settings.
+
+    Args:
+        kind: their dataclass.
+        found: in their place; text may be meant for the one setting that has to be given.
+    """
+    required = _required(kind)
+    first = required[0] if required else fields(kind)[0].name
+    advice = f" Write {{{first}: {found}}}." if required and isinstance(found, str) else ""
+    return f"expected {{{first}: …}}, found {found!r}.{advice}"
+
+
+def _required(kind: type[Any]) -> list[str]:
+    missing = (one for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING)
+    return [one.name for one in missing]
 
 
 class Movable(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.labelling.annotators.judging import Judge
+from lit_rlhf.labelling.annotators.opinions import Tally
 from lit_rlhf.labelling.annotators.settings import Annotator
 from lit_rlhf.models.execution import Execution, set_execution
 from lit_rlhf.models.lora_settings import Lora, lora_settings
@@ -25,6 +27,7 @@ from lit_rlhf.modules.direct_methods import Loss, Margin, Ties
 from lit_rlhf.modules.direct_objective import DirectObjective
 from lit_rlhf.modules.iteration_phase import IterationPhase, check_iteration
 from lit_rlhf.modules.online_checks import check_judging
+from lit_rlhf.modules.rollout_loader import RolloutLoader
 from lit_rlhf.ops.masking import masked_sum
 from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, Row
 from lit_rlhf.rewards.adapter import with_adapter_rewards
@@ -55,8 +58,9 @@ class OnlineDPOModule(IterationPhase):
             the options of that command, such as ``{annotator: my_package.rule, temperature: 1.0, flips: 0.25}``, or
             ``{annotator: http://localhost:8000/v1, llm_model: NAME, guidelines: FILE}``. Responses have no scores then.
         samples_per_prompt: K, responses drawn to each prompt and judged together; 2 in the source.
-        compared: of more than two responses ``all`` pairs, which share their prompt's weight, or ``best_worst`` alone.
-        loss: a method of :class:`DPOModule`, see there; all but ``kto``.
+        compared: of more than two responses ``all`` pairs, which share their prompt's weight, or ``best_worst``, the
+            first of the best against the last of the worst.
+        loss: a method of :class:`DPOModule`, see there; all but ``kto`` and ``robust``.
         beta: β, reward per nat: small lets the policy go far from the reference; null = what is usual for the method.
             A judge that never errs (a reward without noise) bounds h for ``ipo`` alone, whatever β.
         label_smoothing: share of judgements assumed wrong.
@@ -167,17 +171,23 @@ class OnlineDPOModule(IterationPhase):
             for key, spec in {"reward": reward, "gold_reward": gold_reward}.items()
         )
         self.set_rewards(reward, gold_reward, reward_timeout, failed_rewards)
-        self.judge = None if judging is None else Judge(judging)
+        self.annotator = None if judging is None else Judge(judging)
+
+    def rollout_loader(self, rows: Sequence[Row], batch_size: int | None = None) -> RolloutLoader:
+        if self.annotator is not None:
+            self.annotator.check_columns(rows)
+        return super().rollout_loader(rows, batch_size)
 
     def collect(self, rows: list[Row], iteration: int) -> Experience:
         """Sample and have it judged, over all ranks. Meant to be overridden."""
         experience = super().collect(rows, iteration)
-        if self.judge is None:
+        if self.annotator is None:
             return experience
         started = time.perf_counter()
         draw, share = (self.seed, iteration), (self.data_rank, self.data_ranks)
-        ranks = annotator_ranks(self.judge, experience, rows, self.encoder, draw, share)
+        ranks, tally = annotator_ranks(self.annotator, experience, rows, self.encoder, draw, share)
         self._rollout_metrics["time/rollout_seconds"] += time.perf_counter() - started
+        self._rollout_metrics["rollout/skipped_prompts"] = float(tally.skipped)
         return replace(experience, ranks=ranks)
 
     def prepare(self, experience: Experience) -> Experience:
@@ -203,18 +213,21 @@ class OnlineDPOModule(IterationPhase):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["reward_shift"] = self.objective.reward_shift.state_dict()
+        checkpoint["annotator"] = None if self.annotator is None else self.annotator.tally.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.objective.reward_shift.load_state_dict(checkpoint["reward_shift"])
+        if self.annotator is not None and checkpoint["annotator"] is not None:
+            self.annotator.tally = Tally.from_state(checkpoint["annotator"])
 
     def on_fit_end(self) -> None:
         super().on_fit_end()
-        if self.judge is not None:
-            rank_zero_info("model.annotator: " + "\n".join(self.judge.tally.lines()))
+        if self.annotator is not None:
+            rank_zero_info("model.annotator: " + "\n".join(self.annotator.tally.lines()))
 
     def frozen(self) -> list[Movable]:
-        return [*super().frozen(), *([] if self.judge is None else [self.judge])]
+        return [*super().frozen(), *([] if self.annotator is None else [self.annotator])]
 
     def batch_of(self, experience: Experience, indices: list[int]) -> ExperienceBatch:
         return judged_batch(experience, indices, self.compared)

@@ -28,8 +28,8 @@ class FunctionReward(PartialReward):
 
     `prompts` and `completions` are lists of strings; where the prompt is a conversation, the completion is
     ``[{"role": "assistant", "content": ...}]``. `columns` hold every other field of the prompt file, and
-    `completion_ids` and `finished` (whether the response ended with its EOS). A None score means "does not
-    apply".
+    `completion_ids` and `finished` (whether the response ended with its EOS); where the text alone is known, as to an
+    annotator, there are no `completion_ids`. A None score means "does not apply".
 
     A function that raises is asked again for each half of the responses, and so on, to find those that it fails on;
     one that is out of time is not. A plain function that hangs is left in its thread, which nobody can kill, but which
@@ -50,7 +50,7 @@ class FunctionReward(PartialReward):
         self.function = function
         self.name = name or str(getattr(function, "__qualname__", type(function).__name__))
         self.timeout = timeout
-        wanted = sorted(TRAINER_OF_TRL & _required_arguments(function))
+        wanted = sorted(TRAINER_OF_TRL & required_arguments(function))
         if wanted:
             raise ValueError(
                 f"Reward {self.name} takes {wanted[0]}, which TRL's trainer gives and which there is not here. Give "
@@ -82,9 +82,10 @@ class FunctionReward(PartialReward):
             **{name: list(values) for name, values in completions.columns.items()},
             "prompts": list(completions.prompts),
             "completions": texts,
-            "completion_ids": list(completions.response_ids),
             "finished": list(completions.finished),
         }
+        if any(completions.response_ids):  # none has no token at all: then the text alone is known
+            arguments["completion_ids"] = list(completions.response_ids)
         return begin_call(self.function, arguments, self.timeout)
 
     def read(self, given: Any, completions: Completions) -> Scoring:
@@ -189,7 +190,8 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _required_arguments(function: Callable[..., Any]) -> set[str]:
+def required_arguments(function: Callable[..., Any]) -> set[str]:
+    """The names of the arguments that it cannot be called without."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some built-in ones have none

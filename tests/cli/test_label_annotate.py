@@ -52,6 +52,9 @@ def stopped(prompts, completions, calls=[], **columns):
 def broken(prompts, completions, **columns):
     raise KeyError("gold")
 
+def of_tokens(prompts, completions, completion_ids):
+    return [float(len(ids)) for ids in completion_ids]
+
 def picky(prompts, completions, **columns):
     if any("c" in completion for completion in completions):
         raise ValueError("a c")
@@ -137,7 +140,7 @@ def test_a_rule_is_told_the_fields_that_are_named_and_no_others() -> None:
     filled()
     annotate("--annotator", "rules_of_the_test.told", "--columns", "answer")
     told = Path("told.txt").read_text()
-    assert told == "['completion_ids', 'finished']['a', 'a', 'a', 'a', 'a', 'a', 'a']"
+    assert told == "['finished']['a', 'a', 'a', 'a', 'a', 'a', 'a']"
     assert verdicts()["three"] == Verdict(((0, 3), (1, 2)))
 
 
@@ -495,6 +498,7 @@ def test_what_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     filled()
     for spec, why in [
         ("rules_of_the_test.none", "--annotator: 'rules_of_the_test.none' is neither a folder"),
+        ("rules_of_the_test.of_tokens", "asks for completion_ids, and an annotator sees text alone"),
         ("./no-such", "no such folder"),
     ]:
         with pytest.raises(SystemExit):

@@ -65,6 +65,13 @@ def fits() -> list[tuple[L.LightningModule, L.LightningDataModule]]:
             PromptDataModule(PROMPTS, val_path=PROMPTS, batch_size=8),
         ),
         (
+            OnlineDPOModule(
+                make_llama(TOKENIZER), annotator={"annotator": f"{__name__}.length"}, minibatch_size=16,
+                max_new_tokens=4, **shared,
+            ),
+            PromptDataModule(PROMPTS, val_path=PROMPTS, batch_size=8),
+        ),
+        (
             ExpertIterationModule(
                 make_llama(TOKENIZER), length, "reward_weighted", beta=1.0, gold_reward=length, minibatch_size=32,
                 max_new_tokens=4, **shared,

@@ -20,8 +20,10 @@ from lit_rlhf.labelling.annotators.reward_scores import load_reward, score_annot
 from lit_rlhf.labelling.annotators.settings import Annotator
 from lit_rlhf.labelling.items import Item, Prompt, Task, shown_order
 from lit_rlhf.labelling.verdicts import Mode
+from lit_rlhf.models.sharding import is_sharded
+from lit_rlhf.records import Row
 from lit_rlhf.rewards.calls import begin_call
-from lit_rlhf.rewards.protocol import RewardError
+from lit_rlhf.rewards.protocol import Completions, RewardError
 from lit_rlhf.rewards.scoring import PartialReward
 
 
@@ -44,6 +46,8 @@ class Question:
 class Judge:
     """Ranks responses as an annotator of the labelling tool does: blind, with its noise, and asked in the same words.
 
+    Where ranks share a reward model out, each of them has to ask when one does, if only about nothing.
+
     The same questions are answered the same way again, by whoever answers so: a rule, a reward model, or a language
     model at temperature 0 on a server that repeats itself.
 
@@ -58,7 +62,7 @@ class Judge:
     def __init__(self, settings: Annotator) -> None:
         self.settings = settings
         self.tally = Tally()
-        """Of all questions so far."""
+        """Of all questions so far; in training of those of all processes."""
         self._reward: PartialReward | None = None
         if settings.llm_model is None:
             self._reward = load_reward(settings, "model.annotator.annotator")
@@ -101,14 +105,42 @@ class Judge:
         """The frozen networks that it holds, to be spread over ranks."""
         return [] if self._reward is None else self._reward.networks()
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether its networks are spread over ranks, so that every rank must ask when one does."""
+        return any(map(is_sharded, self.networks()))
+
+    def check_columns(self, rows: Sequence[Row]) -> None:
+        """Refuse prompts without a field that the reward is to be told, before anything is drawn for them.
+
+        Raises:
+            RewardError: by the config key, with the first of them.
+        """
+        for column in self.settings.columns:
+            if lacking := [place for place, row in enumerate(rows) if column not in row.columns]:
+                first = rows[lacking[0]]
+                known = ", ".join(sorted(first.columns)) or "none"
+                raise RewardError(
+                    f"model.annotator.columns: {len(lacking)} of {len(rows)} prompts have no field {column!r} (first: "
+                    f"{first.id or first.place or f'number {lacking[0]}'}, whose fields are: {known}). Add it to the "
+                    "prompts' file, or leave it out of the columns."
+                )
+
     def _opinions(self, tasks: Sequence[Task]) -> list[Opinion]:
-        if self._reward is not None or not tasks:
-            return self._scores.opinions(tasks) if tasks else []
+        if self._reward is not None:
+            return self._scores.opinions(tasks) if tasks else self._ask_nothing(self._reward)
+        if not tasks:
+            return []
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(self._ask(tasks))  # in this thread, so that Ctrl-C ends what was asked
         return begin_call(partial(self._ask, tasks), {}, None)()  # in a notebook, whose loop is running
+
+    def _ask_nothing(self, reward: PartialReward) -> list[Opinion]:
+        if self.is_sharded:  # other ranks cannot gather its weights without this one
+            reward.begin(Completions([], [], [], [], [], []), thorough=True)()
+        return []
 
     async def _ask(self, tasks: Sequence[Task]) -> list[Opinion]:
         """What the language model says of each."""

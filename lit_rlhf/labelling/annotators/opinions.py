@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lit_rlhf.labelling.items import Task
 from lit_rlhf.labelling.texts import printable
@@ -80,10 +81,33 @@ class Tally:
         elif verdict.ranking is not None and len(verdict.ranking) == 1:
             self.ties += 1
 
+    @property
+    def skipped(self) -> int:
+        """Of the judgements, those that say nothing."""
+        return self.reasons.total()
+
+    def __add__(self, other: Tally) -> Tally:
+        """What both have counted."""
+        return Tally(
+            self.judged + other.judged,
+            self.ties + other.ties,
+            self.alike + other.alike,
+            self.elsewhere + other.elsewhere,
+            self.reasons + other.reasons,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {**vars(self), "reasons": dict(self.reasons)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Tally:
+        """The one that :meth:`state_dict` is of."""
+        return cls(**{**state, "reasons": Counter(state["reasons"])})
+
     def lines(self) -> Sequence[str]:
         """What there is to say, the first line for itself."""
-        skips = self.reasons.total()
-        lines = [f"{self.judged} judged, {self.ties} of them ties, {skips} skipped"]
+        lines = [f"{self.judged} judged, {self.ties} of them ties, {self.skipped} skipped"]
         for reason, count in self.reasons.most_common(REASONS_SHOWN):
             lines.append(f"  {count} skipped: {printable(reason[:200])}")
         if others := self.reasons.most_common()[REASONS_SHOWN:]:

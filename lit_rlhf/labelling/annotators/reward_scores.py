@@ -9,6 +9,7 @@ from lit_rlhf.data.tokenization import load_tokenizer
 from lit_rlhf.labelling.annotators.scores import Asked, Noise, ScoreAnnotator
 from lit_rlhf.labelling.annotators.settings import Annotator, is_address
 from lit_rlhf.models.loading import resolve_scorer
+from lit_rlhf.rewards.function import FunctionReward, required_arguments
 from lit_rlhf.rewards.model import ModelReward
 from lit_rlhf.rewards.named import names_model, reward_at_path
 from lit_rlhf.rewards.protocol import Completions, RewardError
@@ -86,20 +87,25 @@ def load_reward(settings: Annotator, called: str) -> PartialReward:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds no reward model, or the path cannot be imported.
+        ValueError: it holds no reward model, the path cannot be imported, or the function asks for tokens.
     """
     spec = settings.annotator
     if is_address(spec):
         return RemoteReward(spec, timeout=settings.timeout, token_env=settings.key_env)
     if not names_model(spec):
-        return reward_at_path(spec, settings.timeout, called)
+        reward = reward_at_path(spec, settings.timeout, called)
+        if isinstance(reward, FunctionReward) and "completion_ids" in required_arguments(reward.function):
+            raise ValueError(
+                f"{called} {spec}: asks for completion_ids, and an annotator sees text alone. Let the function go by "
+                "`completions`; one that can do without gives the argument a default, completion_ids=None."
+            )
+        return reward
     folder = resolve_scorer(spec)
     tokenizer = load_tokenizer(folder)
-    reward = ModelReward(folder, tokenizer, tokenizer, settings.batch_size)
-    reward.shares_ids = (
-        False  # text is what it is asked about; the ids are another tokenizer's, or there are none
-    )
-    return reward
+    model = ModelReward(folder, tokenizer, tokenizer, settings.batch_size)
+    # text is what it is asked about; the ids are another tokenizer's, or there are none
+    model.shares_ids = False
+    return model
 
 
 def _score(score: float) -> float | str:

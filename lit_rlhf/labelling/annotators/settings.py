@@ -19,8 +19,20 @@ OF_LANGUAGE_MODELS = ("llm_request", "both_orders", "requests_per_minute", "retr
 
 NAMES_THE_SOURCE = ("model", "source", "policy", "checkpoint", "sampling", "generator")
 """What a field is called that says what wrote a response."""
+TOLD_ANYWAY = ("prompts", "completions", "finished")
+"""Arguments that a reward function gets whatever fields it is told."""
 FIELDS_OF_REQUESTS = {"model", "messages", "stream", "n"}
 """Fields of a request to a language model that are not the user's to set."""
+
+TYPES: tuple[tuple[tuple[str, ...], tuple[type, ...], str], ...] = (
+    (("batch_size", "concurrency", "retries", "seed"), (int,), "a whole number"),
+    (("timeout", "temperature", "tie_width", "flips"), (int, float), "a number"),
+    (("requests_per_minute",), (int, float, type(None)), "a number, or null"),
+    (("both_orders",), (bool,), "true or false"),
+    (("device",), (str,), "text"),
+    (("llm_model", "guidelines", "key_env"), (str, type(None)), "text, or null"),
+)
+"""Options of one type, that type, and what it is called."""
 
 
 class AnnotatorError(ValueError):
@@ -148,6 +160,7 @@ def check_annotator(options: Mapping[str, Any], given: Collection[str], called: 
         AnnotatorError: with what was expected and found, by those names.
     """
     check_kind(options, given, called)
+    check_types(options, called)
     for name, least in (("batch_size", 1), ("concurrency", 1), ("retries", 0)):
         _check(options[name] >= least, called(name), f"{least} or more", options[name])
     for name in ("temperature", "tie_width"):
@@ -156,11 +169,13 @@ def check_annotator(options: Mapping[str, Any], given: Collection[str], called: 
     for name in ("timeout", "requests_per_minute"):
         value = options[name]
         _check(value is None or 0 < value < math.inf, called(name), "more than 0", value)
-    if isinstance(options["columns"], str):
-        raise AnnotatorError(
-            f"{called('columns')}: expected a list of fields' names, found {options['columns']!r}."
-        )
     for column in options["columns"]:
+        if column in TOLD_ANYWAY:
+            raise AnnotatorError(
+                f"{called('columns')} {column}: a function is told that anyway; leave it out."
+            )
+        if column == "completion_ids":
+            raise AnnotatorError(f"{called('columns')} {column}: an annotator sees text alone; leave it out.")
         if any(word in column.lower() for word in NAMES_THE_SOURCE):
             raise AnnotatorError(
                 f"{called('columns')} {column}: says what wrote a response, which no annotator is told.",
@@ -212,6 +227,19 @@ def check_kind(options: Mapping[str, Any], given: Collection[str], called: Calla
                 f"{called(name)}: goes with {kind}, not with this annotator.",
                 *(hints if name == "temperature" else []),
             )
+
+
+def check_types(options: Mapping[str, Any], called: Callable[[str], str]) -> None:
+    """Refuse text where a number belongs, and the like; see :func:`check_annotator`."""
+    for names, kinds, expected in TYPES:
+        for name in names:
+            value = options[name]
+            # true is an int, and no number that somebody means
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise AnnotatorError(f"{called(name)}: expected {expected}, found {value!r}.")
+    columns = options["columns"]
+    if not isinstance(columns, list | tuple) or not all(isinstance(column, str) for column in columns):
+        raise AnnotatorError(f"{called('columns')}: expected a list of fields' names, found {columns!r}.")
 
 
 def _check(holds: bool, name: str, expected: str, found: float) -> None:
