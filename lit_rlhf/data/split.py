@@ -34,7 +34,10 @@ def split_rows(rows: Sequence[Row], fraction: float, seed: int = 0) -> tuple[lis
     if not 0 < fraction < 1:
         raise ValueError(f"val_fraction: expected a share above 0 and below 1, found {fraction}")
     if len(rows) < 2:
-        raise ValueError(f"val_fraction: expected two rows or more to split, found {len(rows)}")
+        raise ValueError(
+            f"data.val_fraction: expected two rows or more to split, found {len(rows)}. Set it to 0, or give "
+            "data.val_path. (Labelled responses of one prompt are one row.)"
+        )
     keys = [prompt_key(row) for row in rows]
     distinct = len(set(keys))
     by_row = distinct < MIN_PROMPTS

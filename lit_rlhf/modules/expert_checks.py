@@ -36,7 +36,8 @@ def check_selection(given: Mapping[str, Any]) -> None:
         if beta is None:
             raise ValueError(
                 "model.beta: reward_weighted needs it: the score that a nat of KL is worth, 0.05 for PPO's kl_coef. "
-                "The scores' standard deviation within a prompt is gentle; watch selection/effective_responses."
+                "A start: the standard deviation of scores among a prompt's responses, where most of them still count; "
+                "smaller leaves the best alone (selection/effective_responses says how many count)."
             )
         check_argument("beta", beta, beta > 0, "more than 0")
         return
