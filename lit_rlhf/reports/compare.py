@@ -30,7 +30,7 @@ from lit_rlhf.reports.compare_numbers import (
 from lit_rlhf.reports.compare_pictures import Keyed, draw_pictures
 from lit_rlhf.reports.compare_resampling import Estimate
 from lit_rlhf.reports.compare_samples import Samples, collect_samples
-from lit_rlhf.reports.compare_settings import held_equal, settings_table
+from lit_rlhf.reports.compare_settings import SettingsTable, held_equal, settings_table
 from lit_rlhf.reports.compare_words import (
     NAME,
     comparisons_made,
@@ -46,7 +46,7 @@ _REASON, _COMMANDS = 600, 6000
 
 
 @dataclass(frozen=True)
-class Cell:
+class WrittenNumber:
     """A number with its interval."""
 
     value: str
@@ -61,7 +61,7 @@ class Row:
 
     number: str
     name: str
-    cells: list[Cell | None]
+    cells: list[WrittenNumber | None]
     seeds: str = ""
 
 
@@ -79,7 +79,7 @@ class _Page:
     verdict: str
     cautions: list[str]
     equal: list[tuple[str, str]]
-    settings: tuple[list[str], list[list[str]]]
+    settings: SettingsTable
     table: Table
     not_measured: str
     differences: Table
@@ -115,7 +115,7 @@ def draw_compare(out: Path) -> None:
     page = _Page(
         title=shown(out.resolve().name, 120).text,
         verdict=verdict(results, rows, paired),
-        cautions=[shown(line, _REASON).text for line in cautions(results, rows)],
+        cautions=[shown(line, _REASON).text for line in cautions(results, rows, start)],
         equal=held_equal(results),
         settings=settings_table(results),
         table=_numbers_table(rows, start),
@@ -137,20 +137,23 @@ def draw_compare(out: Path) -> None:
 
 
 def command_again(results: Results, out: Path) -> str:
-    """The command that makes the same comparison, or goes on with it."""
+    """The command that makes the same comparison, or goes on with it: as it was typed, where that is known."""
+    if results.get("command"):
+        return shown(shlex.join(map(str, results["command"])), _COMMANDS).text
     settings: Mapping[str, Any] = results.get("settings") or {}
     words = ["lit-rlhf", "compare", "--configs"]
     words += [str(method.get("config") or f"{method['name']}.yaml") for method in results["methods"]]
     for name in ("model", "data", "val", "prompts", "reward", "evaluation", "gold"):
-        if settings.get(name) is not None:
-            words += [f"--{name}", str(settings[name])]
+        given = settings.get(name)
+        if given is not None:
+            words += [f"--{name}", *map(str, given if isinstance(given, list) else [given])]
     seeds = asked_seeds(results)
     # one number is a count
     words += ["--seeds", *(map(str, seeds) if seeds != list(range(len(seeds))) else [str(len(seeds))])]
     for name, value in (settings.get("budget") or {}).items():
         words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
     for name in ("samples", "max_new_tokens"):
-        if settings.get(name) is not None:
+        if settings.get(name):  # no samples were asked for where there is no evaluation file
             words += [f"--{name.replace('_', '-')}", str(settings[name])]
     words += ["--out", str(out)]
     return shown(shlex.join(words), _COMMANDS).text
@@ -199,17 +202,17 @@ def _differences_table(
     return Table([name for name, _ in columns], found)
 
 
-def _cell(estimate: Estimate | None, measure: Measure, decimals: int) -> Cell | None:
+def _cell(estimate: Estimate | None, measure: Measure, decimals: int) -> WrittenNumber | None:
     if estimate is None:
         return None
     write: Callable[[float], str] = lambda number: written(number, measure, decimals)  # noqa: E731
     value = write(estimate.mean) + (" %" if measure.share else "")
     if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
-        return Cell(value)
-    return Cell(value, f"[{write(estimate.low)}, {write(estimate.high)}]")
+        return WrittenNumber(value)
+    return WrittenNumber(value, f"[{write(estimate.low)}, {write(estimate.high)}]")
 
 
-def _difference_cell(column: Mapping[str, Difference], method: str) -> Cell | None:
+def _difference_cell(column: Mapping[str, Difference], method: str) -> WrittenNumber | None:
     difference = column.get(method)
     if difference is None:
         return None
@@ -218,7 +221,7 @@ def _difference_cell(column: Mapping[str, Difference], method: str) -> Cell | No
     cell = _cell(difference.estimate, measure, decimals)
     assert cell is not None
     value = cell.value.replace(" %", "")
-    return Cell(value if value.startswith("−") else f"+{value}", cell.interval, difference.shown)
+    return WrittenNumber(value if value.startswith("−") else f"+{value}", cell.interval, difference.shown)
 
 
 def _undone(results: Results) -> list[tuple[str, str, str, str]]:

@@ -19,7 +19,7 @@ Results = Mapping[str, Any]
 together.
 """
 DONE, FAILED, MISSING = "done", "failed", "missing"
-START = "the start"
+THE_START = "the start"
 _WHOLE_RUN = ("updates", "seconds", "wall_seconds", "episodes")
 
 
@@ -94,7 +94,7 @@ def measured(results: Results, method: Mapping[str, Any], key: str) -> Measured 
     rows: list[list[float]] = []
     prompts: tuple[Hashable, ...] | None = None
     for cell in done_seeds(method):
-        found = numbers_of(cell, key, results.get("evaluation_prompts"))
+        found = numbers_of_run(cell, key, results.get("evaluation_prompts"))
         if found is None:
             continue
         values, of = found
@@ -112,11 +112,11 @@ def measured(results: Results, method: Mapping[str, Any], key: str) -> Measured 
 
 def measured_start(results: Results, key: str) -> Measured | None:
     """One quantity of the start, as of a method with one seed; None where it has not been measured."""
-    found = numbers_of(results.get("start") or {}, key, results.get("evaluation_prompts"))
+    found = numbers_of_run(results.get("start") or {}, key, results.get("evaluation_prompts"))
     return Measured((0,), np.array([found[0]]), found[1]) if found else None
 
 
-def numbers_of(
+def numbers_of_run(
     cell: Mapping[str, Any], key: str, prompts: Sequence[Hashable] | None
 ) -> tuple[list[float], tuple[Hashable, ...] | None] | None:
     """The numbers of a run with their prompts; None where there are none.

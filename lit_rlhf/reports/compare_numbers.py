@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from lit_rlhf.reports.compare_cells import (
-    START,
+    THE_START,
     Results,
     asked_seeds,
     done_seeds,
@@ -72,7 +72,8 @@ UPDATES = Measure("updates", "updates", "Steps of the optimizer.", least=0.0)
 SECONDS = Measure(
     "seconds",
     "CPU seconds",
-    "CPU time in training, drawing and judging responses in it included.",
+    "CPU time of a run’s own process in training, drawing and judging responses included; what is computed elsewhere, "
+    "as by a reward that is served, is not in it.",
     least=0.0,
 )
 EPISODES = Measure("episodes", "responses drawn", "Responses that were drawn in training.", least=0.0)
@@ -144,7 +145,7 @@ def summarise_start(results: Results) -> Summary | None:
     """The start as a row; None where it has not been measured."""
     if not results.get("start"):
         return None
-    return _summary(START, 1, 1, partial(measured_start, results), Draws())
+    return _summary(THE_START, 1, 1, partial(measured_start, results), Draws())
 
 
 def differences(results: Results) -> list[Difference]:
@@ -156,7 +157,7 @@ def differences(results: Results) -> list[Difference]:
         for method in others:
             ours = measured(results, method, measure.key)
             paired = minus(ours, theirs, _pair(method, first["name"], measure)) if ours and theirs else None
-            number = estimate(paired, draws) if paired else None
+            number = _difference(paired, measure, draws) if paired else None
             found.append(Difference(str(method["name"]), str(first["name"]), measure, number))
     return found
 
@@ -169,9 +170,9 @@ def differences_to_start(results: Results) -> list[Difference]:
     start = measured_start(results, leading.key)
     for method in results["methods"]:
         ours = measured(results, method, leading.key)
-        paired = minus_start(ours, start, _pair(method, START, leading)) if ours and start else None
-        number = estimate(paired, draws) if paired else None
-        found.append(Difference(str(method["name"]), START, leading, number))
+        paired = minus_start(ours, start, _pair(method, THE_START, leading)) if ours and start else None
+        number = _difference(paired, leading, draws) if paired else None
+        found.append(Difference(str(method["name"]), THE_START, leading, number))
     return found
 
 
@@ -215,6 +216,12 @@ def written(number: float, measure: Measure, decimals: int) -> str:
 
 def _pair(method: Mapping[str, Any], against: str, measure: Measure) -> str:
     return f"{method['name']!r} and {against!r}, field {measure.key!r}"
+
+
+def _difference(paired: Measured, measure: Measure, draws: Draws) -> Estimate | None:
+    """Two shares are no more than 1 apart, whatever the t interval of few seeds says."""
+    number = estimate(paired, draws)
+    return number.within(-1.0, 1.0) if number and measure.share else number
 
 
 def _summary(name: str, done: int, asked: int, of: Callable[[str], Measured | None], draws: Draws) -> Summary:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from lit_rlhf.reports.compare_cautions import some_of
 from lit_rlhf.reports.compare_cells import Results, measured, seed_means
 from lit_rlhf.reports.compare_figures import (
     SHAPES,
@@ -29,7 +28,7 @@ from lit_rlhf.reports.compare_numbers import (
     Measure,
     Summary,
 )
-from lit_rlhf.reports.compare_words import NAME, with_interval
+from lit_rlhf.reports.compare_words import NAME, some_of, with_interval
 from lit_rlhf.reports.foreign_text import one_line
 from lit_rlhf.reports.page import Picture
 
@@ -94,7 +93,7 @@ def draw_pictures(
             SECONDS,
             "seconds",
             "CPU seconds in training",
-            "What each run cost, responses drawn and judged in it included.",
+            "What each run cost, responses that it drew and judged included.",
             None,
         ),
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_rlhf.reports.compare_cells import START, Results, done_seeds, spread
+from lit_rlhf.reports.compare_cells import THE_START, Results, done_seeds, spread
 from lit_rlhf.reports.compare_numbers import GOLD, REWARD, Measure, written
 from lit_rlhf.reports.compare_words import NAME
 from lit_rlhf.reports.foreign_text import ShownText, as_text, one_line, shown
@@ -101,7 +101,7 @@ def collect_samples(out: Path, results: Results) -> Samples:
 
 
 def _sources(out: Path, results: Results) -> tuple[list[_Source], list[str]]:
-    wanted = [(START, out / "start" / "responses.jsonl", results.get("start") or {})]
+    wanted = [(THE_START, out / "start" / "responses.jsonl", results.get("start") or {})]
     left_out = []
     for method in results["methods"]:
         done = done_seeds(method)
@@ -159,7 +159,7 @@ def _most_different(found: Sequence[_Source], judge: Measure, drawn: Sequence[in
     """Prompts on which the methods' own numbers lie furthest apart, the furthest first, without those drawn."""
     apart = []
     for place in range(len(found[0].rows)):
-        of_methods = [source.number(judge.key, place) for source in found if source.name != START]
+        of_methods = [source.number(judge.key, place) for source in found if source.name != THE_START]
         values = [value for value in of_methods if value is not None]
         if place not in drawn and len(values) > 1 and spread(values) > 0:
             apart.append((-spread(values), place))
@@ -177,7 +177,7 @@ def _sample(found: Sequence[_Source], place: int, why: str, judge: Measure | Non
             source.name,
             _numbers(source, place, judge),
             shown(as_text(source.rows[place]["responses"][0]), _CHARACTERS),
-            source.name == START,
+            source.name == THE_START,
         )
         for source in found
     ]
@@ -190,7 +190,7 @@ def _numbers(source: _Source, place: int, judge: Measure | None) -> str:
         value = source.number(judge.key, place)
         said.append(f"{judge.name} {'–' if value is None else written(value, judge, 2)}")
     kl = source.number("kl", place)
-    if kl is not None and source.name != START:
+    if kl is not None and source.name != THE_START:
         said.append(f"{written(kl, GOLD, 1)} nats")
     if source.rows[place].get("finished") == [False]:
         said.append("cut off at the limit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lit_rlhf.reports.compare_cells import Results, asked_seeds
 from lit_rlhf.reports.compare_numbers import (
@@ -23,6 +23,9 @@ NAME = 60
 """Characters of a method's name that are shown."""
 MOST_NAMED = 5
 """Methods that a sentence gives the numbers of; of more they are left to the table."""
+_KL_DECIMALS = 2
+_ROUNDING = 1e-9
+"""Means that are no further apart are equal."""
 
 
 def verdict(results: Results, rows: Sequence[Summary], differences: Sequence[Difference]) -> str:
@@ -39,18 +42,43 @@ def verdict(results: Results, rows: Sequence[Summary], differences: Sequence[Dif
         done, asked = sum(row.seeds_done for row in rows), len(rows) * len(asked_seeds(results))
         return f"No method has been measured yet: {done} of {asked} runs are done."
     best = max(have, key=lambda row: _estimate(row, leading).mean)
-    name = one_line(best.method, NAME)
     what = f"{leading.name}, {with_interval(_estimate(best, leading), leading)}"
-    at = f" at a KL of {written(best.kl.mean, KL, column_decimals(KL, [best.kl]))} nats" if best.kl else ""
     seeds = max(row.seeds_done for row in have)
     over = "on one seed alone" if seeds == 1 else f"over {seeds} seeds"
+    name = one_line(best.method, NAME)
     if len(have) == 1:
-        return f"{name} alone has {what}{at}, {over}: there is nothing to compare it with."
+        return f"{name} alone has {what}{_at(best)}, {over}: there is nothing to compare it with."
     among = f"{len(have)} of {len(rows)}" if len(have) < len(rows) else f"{len(have)}"
+    of = f"Of the {among} methods with {leading.name}, all from one start,"
+    equal = [row for row in have if _is_equal(_estimate(row, leading), _estimate(best, leading))]
+    if len(equal) > 1:
+        return f"{of} {_equals(equal, len(have), leading)}, {over}."
     return (
-        f"Of the {among} methods with {leading.name}, all from one start, {name} has the highest {what}{at}, {over}; "
+        f"{of} {name} has the highest {what}{_at(best)}, {over}; "
         f"{_beside_the_first(best, rows[0], leading, differences)}."
     )
+
+
+def _equals(equal: Sequence[Summary], methods: int, leading: Measure) -> str:
+    """That several are highest, or that all are equal."""
+    found = _estimate(equal[0], leading)
+    value = written(found.mean, leading, column_decimals(leading, [found])) + (" %" if leading.share else "")
+    if len(equal) == methods:
+        everybody = "both" if methods == 2 else f"all {methods}"
+        return f"no one has the highest {leading.name}: {everybody} have {value}"
+    return f"{some_of([row.method for row in equal])} are highest, with equal {leading.name}, {value}"
+
+
+def _is_equal(one: Estimate, other: Estimate) -> bool:
+    return math.isclose(one.mean, other.mean, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+
+
+def _at(row: Summary) -> str:
+    """How far a method has moved; more than two decimals of a KL are noise."""
+    if row.kl is None:
+        return ""
+    decimals = min(_KL_DECIMALS, column_decimals(KL, [row.kl]))
+    return f" at a KL of {written(round(row.kl.mean, decimals), KL, decimals)} nats"
 
 
 def _beside_the_first(
@@ -90,22 +118,40 @@ def what_is_shown(differences: Sequence[Difference], measure: Measure) -> list[s
         each = [one for one in found if one.shown == shown]
         if each:
             verb = "is" if len(each) == 1 else "are"
-            said.append(f"In {measure.name}, {_listed(each, decimals)} {verb} {shown} {first}.")
+            said.append(f"In {measure.name}, {_with_intervals(each, decimals)} {verb} {shown} {first}.")
     nothing = [one for one in found if one.shown == "nothing"]
     if nothing:
-        said.append(f"In {measure.name}, nothing is shown between {first} and {_listed(nothing, decimals)}.")
+        said.append(
+            f"In {measure.name}, nothing is shown between {first} and {_with_intervals(nothing, decimals)}."
+        )
     return said
 
 
-def _listed(differences: Sequence[Difference], decimals: int) -> str:
-    each = [
+def _with_intervals(differences: Sequence[Difference], decimals: int) -> str:
+    return listed(
         f"{one_line(one.method, NAME)} ({signed_interval(one.estimate, one.measure, decimals)})"
         if len(differences) <= MOST_NAMED
         else one_line(one.method, NAME)
         for one in differences
         if one.estimate is not None
-    ]
-    return each[0] if len(each) == 1 else f"{', '.join(each[:-1])} and {each[-1]}"
+    )
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Parts of a sentence, the last after an "and".
+
+    >>> listed(["dpo"]), listed(["dpo", "ipo", "kto"])
+    ('dpo', 'dpo, ipo and kto')
+    """
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    named = [one_line(name, NAME) for name in names[:MOST_NAMED]]
+    more = len(names) - MOST_NAMED
+    return listed([*named, f"{more} more"] if more > 0 else named)
 
 
 def comparisons_made(*several: Sequence[Difference]) -> str:

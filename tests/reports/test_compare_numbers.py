@@ -59,6 +59,25 @@ def test_shares_and_times_stay_within_what_is_possible() -> None:
     assert row.seconds is not None and row.seconds.low == 0.0
 
 
+def test_differences_of_shares_stay_within_100_points() -> None:
+    def of(*shares: list[int]) -> list[dict[str, object]]:
+        return [
+            cell(seed, accuracy={"right": right, "prompts": list(range(4))})
+            for seed, right in enumerate(shares)
+        ]
+
+    content = results(method("dpo", *of([1] * 4, [0] * 4)), method("ipo", *of([0] * 4, [1] * 4)))
+    (found,) = [each.estimate for each in differences(content) if each.measure == ACCURACY]
+    assert found is not None and (found.mean, found.low, found.high) == (0.0, -1.0, 1.0)
+    bare = {"gold": None, "reward": None}
+    apart = results(
+        method("dpo", *({**each, **bare} for each in of([1] * 4, [0] * 4))),
+        start={"accuracy": {"right": [1, 1, 0, 0], "prompts": list(range(4))}},
+    )
+    (to_start,) = [each.estimate for each in differences_to_start(apart)]
+    assert to_start is not None and (to_start.mean, to_start.low, to_start.high) == (0.0, -1.0, 1.0)
+
+
 def test_what_was_not_measured_is_none() -> None:
     empty = cell(0, gold=None, kl=None, accuracy=None, reward=None)
     del empty["updates"]

@@ -93,6 +93,17 @@ def test_twenty_five_methods_are_told_apart_by_number_colour_and_marker(tmp_path
         assert re.search(rf"<text[^>]*>{number} {name}</text>", text), "beside its row in the other figures"
 
 
+def test_settings_have_a_column_for_each_of_a_few_methods(tmp_path: Path) -> None:
+    content = results(
+        method("dpo", cell(), settings={"data.my_beta": None}),
+        method("ipo", cell(), settings={"data.my_beta": 0.3}),
+    )
+    text = drawn(write_comparison(tmp_path, content))
+    assert '<th scope="col"><span class="place">2</span> <bdi>ipo</bdi></th></tr></thead>' in text
+    row = '<th scope="row"><bdi>data.<wbr>my_<wbr>beta</bdi></th><td><bdi>default</bdi></td><td><bdi>0.3</bdi></td>'
+    assert row in text
+
+
 def test_labels_of_many_methods_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes: list[Any] = []
     write = compare_figures._write_labels
@@ -197,10 +208,15 @@ def test_the_command_makes_it_again(tmp_path: Path) -> None:
         "lit-rlhf compare --configs dpo.yaml ipo.yaml kto.yaml --model start --data pairs.jsonl --val 'my val.jsonl' "
         "--gold gold.py:score --seeds 2 --updates 300 --samples 256 --max-new-tokens 32 --out out"
     )
+    content["settings"] |= {"samples": 0, "data": ["a.jsonl", "b.jsonl"]}
+    assert " --data a.jsonl b.jsonl " in command_again(content, Path("out"))
+    assert "--samples" not in command_again(content, Path("out"))
     content["settings"]["budget"] = {"seconds": 60.0}
     content["settings"]["seeds"] = [3, 5]
     assert "--seeds 3 5 --seconds 60 " in command_again(content, Path("out"))
     content["settings"]["seeds"] = [0, 1]
+    typed = {**content, "command": ["lit-rlhf", "compare", "--configs", "my dpo.yaml", "--seeds", "2"]}
+    assert command_again(typed, Path("out")) == "lit-rlhf compare --configs 'my dpo.yaml' --seeds 2"
     out = write_comparison(tmp_path, content)
     assert "commands.sh</summary>" not in drawn(out)
     (out / "commands.sh").write_text("lit-rlhf fit --config dpo.yaml\n")
