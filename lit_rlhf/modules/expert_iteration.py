@@ -13,16 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from lit_rlhf.losses.selection import best_of, imitation_loss
 from lit_rlhf.losses.weights import reward_weights
 from lit_rlhf.metrics.selection import effective_responses, prompts_with_spread
-from lit_rlhf.models.execution import Execution, set_execution
+from lit_rlhf.models.execution import Execution
 from lit_rlhf.models.lora_settings import Lora, lora_settings
-from lit_rlhf.models.ppo_networks import build_actor_critic, build_reference
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.modules.base import checked_settings, default_optimizer
 from lit_rlhf.modules.expert_checks import Method, check_selection
 from lit_rlhf.modules.iteration_phase import IterationPhase, check_iteration
 from lit_rlhf.modules.rollout_numbers import rollout_numbers
 from lit_rlhf.records import Experience, ExperienceBatch, LossOutput
-from lit_rlhf.rewards.adapter import with_adapter_rewards
 from lit_rlhf.rewards.build import RewardSpec, is_plain
 from lit_rlhf.rollout.experience import select
 
@@ -138,13 +136,7 @@ class ExpertIterationModule(IterationPhase):
         self.keep = keep
         self.beta = beta
 
-        self.network, self.adapter = build_actor_critic(model, None, False, attention, lora)
-        self._reference = build_reference(reference, reference_storage, self.network, self.adapter, attention)
-        set_execution(self.network, self.execution)  # behind the copy, which is never trained
-        reward, gold_reward = (
-            with_adapter_rewards(spec, key, self.network, self.adapter, self.tokenizer)
-            for key, spec in {"reward": reward, "gold_reward": gold_reward}.items()
-        )
+        self.set_networks(model, reference, reference_storage, attention, lora)
         self.set_rewards(reward, gold_reward, reward_timeout, failed_rewards)
 
     @property

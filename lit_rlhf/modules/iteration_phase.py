@@ -6,15 +6,18 @@ import time
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_rlhf.data.seed import settled_seed
 from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.execution import Execution, set_execution
 from lit_rlhf.models.export import export_policy
 from lit_rlhf.models.lora import LoraAdapter
+from lit_rlhf.models.ppo_networks import build_actor_critic, build_reference
+from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.reference import MovingReference
 from lit_rlhf.modules.base import check_argument
 from lit_rlhf.modules.policy_phase import SHOWN
@@ -53,9 +56,11 @@ def check_iteration(given: Mapping[str, Any]) -> None:
 class IterationPhase(RolloutPhase):
     """One Lightning epoch is one iteration: responses are drawn and judged, then gone through `epochs` times; abstract.
 
-    A phase sets `network`, `_reference` and its rewards, calls :meth:`set_iteration`, and defines :meth:`prepare` and
-    `compute_loss`.
+    A phase sets `execution`, calls :meth:`set_iteration`, :meth:`set_networks` and `set_rewards`, and defines
+    :meth:`prepare` and `compute_loss`.
     """
+
+    execution: Execution | None
 
     whole_prompts = False
     """Whether minibatches, and what each rank has of one, are cut between prompts only."""
@@ -71,6 +76,24 @@ class IterationPhase(RolloutPhase):
         self._rollout_metrics: dict[str, float] = {}
         self._rollout_ended = 0.0
         self._updated = False  # whether the policy is no longer what it was made from
+
+    def set_networks(
+        self,
+        model: str | nn.Module,
+        reference: str | dict[str, Any] | None,
+        reference_storage: Literal["frozen", "adapter_off"],
+        attention: Attention,
+        lora: dict[str, Any] | None,
+        critic: str | None = None,
+        wants_critic: bool = False,
+    ) -> None:
+        """What is trained, and the reference: the policy as it starts unless it is another; called once, too.
+
+        The arguments are those of :func:`lit_rlhf.models.ppo_networks.build_actor_critic` and ``build_reference``.
+        """
+        self.network, self.adapter = build_actor_critic(model, critic, wants_critic, attention, lora)
+        self._reference = build_reference(reference, reference_storage, self.network, self.adapter, attention)
+        set_execution(self.network, self.execution)  # behind the copies, which are never trained
 
     @property
     def learned_per_prompt(self) -> int:

@@ -16,9 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from lit_rlhf.labelling.annotators.judging import Judge
 from lit_rlhf.labelling.annotators.opinions import Tally
 from lit_rlhf.labelling.annotators.settings import Annotator
-from lit_rlhf.models.execution import Execution, set_execution
+from lit_rlhf.models.execution import Execution
 from lit_rlhf.models.lora_settings import Lora, lora_settings
-from lit_rlhf.models.ppo_networks import build_actor_critic, build_reference
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.modules.annotator_ranks import annotator_ranks
 from lit_rlhf.modules.base import Movable, checked_settings, default_optimizer
@@ -30,7 +29,6 @@ from lit_rlhf.modules.online_checks import check_judging
 from lit_rlhf.modules.rollout_loader import RolloutLoader
 from lit_rlhf.ops.masking import masked_sum
 from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, Row
-from lit_rlhf.rewards.adapter import with_adapter_rewards
 from lit_rlhf.rewards.build import RewardSpec, is_plain
 from lit_rlhf.rollout.judging import Compared, judged_batch, ranks_within, share_decided
 
@@ -163,13 +161,7 @@ class OnlineDPOModule(IterationPhase):
         self.beta = self.objective.beta
         self.compared: Compared = compared
 
-        self.network, self.adapter = build_actor_critic(model, None, False, attention, lora)
-        self._reference = build_reference(reference, reference_storage, self.network, self.adapter, attention)
-        set_execution(self.network, self.execution)  # behind the copy, which is never trained
-        reward, gold_reward = (
-            with_adapter_rewards(spec, key, self.network, self.adapter, self.tokenizer)
-            for key, spec in {"reward": reward, "gold_reward": gold_reward}.items()
-        )
+        self.set_networks(model, reference, reference_storage, attention, lora)
         self.set_rewards(reward, gold_reward, reward_timeout, failed_rewards)
         self.annotator = None if judging is None else Judge(judging)
 

@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.losses.policy import LossMean
 from lit_rlhf.losses.sft import sft_loss
-from lit_rlhf.models.execution import Execution, set_execution
+from lit_rlhf.models.execution import Execution
 from lit_rlhf.models.lora_settings import Lora, lora_settings
-from lit_rlhf.models.ppo_networks import build_actor_critic, build_reference
 from lit_rlhf.models.reading import Attention
 from lit_rlhf.models.sharding import own_part
 from lit_rlhf.modules.base import checked_settings, default_optimizer
@@ -28,7 +27,6 @@ from lit_rlhf.ops.kl_control import adapted_kl_coef
 from lit_rlhf.ops.masking import masked_mean, masked_sum
 from lit_rlhf.ops.moments import Moments
 from lit_rlhf.records import Experience, ExperienceBatch, LossOutput, Tree
-from lit_rlhf.rewards.adapter import with_adapter_rewards
 from lit_rlhf.rewards.build import RewardSpec, is_plain
 from lit_rlhf.rollout.credit import (
     GROUP_ADVANTAGES,
@@ -225,14 +223,8 @@ class PPOModule(IterationPhase):
         self.set_iteration(samples_per_prompt, epochs, minibatch_size, seed)
         check_together(self)
 
-        self.network, self.adapter = build_actor_critic(
-            model, critic, self.credit.wants_critic, attention, lora
-        )
-        self._reference = build_reference(reference, reference_storage, self.network, self.adapter, attention)
-        set_execution(self.network, self.execution)  # behind the copies, which are never trained
-        reward, gold_reward = (
-            with_adapter_rewards(spec, key, self.network, self.adapter, self.tokenizer)
-            for key, spec in {"reward": reward, "gold_reward": gold_reward}.items()
+        self.set_networks(
+            model, reference, reference_storage, attention, lora, critic, self.credit.wants_critic
         )
         self.set_rewards(reward, gold_reward, reward_timeout, failed_rewards)
         self.pretraining_rows: PretrainingRows | None = None

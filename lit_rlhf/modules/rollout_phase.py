@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_rlhf.data.trees import plant_tree
 from lit_rlhf.metrics import NamedMeans
 from lit_rlhf.models.actor_critic import ActorCritic
+from lit_rlhf.models.lora import LoraAdapter
 from lit_rlhf.models.reference import MovingReference, Reference
 from lit_rlhf.models.sharding import reshard
 from lit_rlhf.modules.base import Movable, networks_of, prompts_of
@@ -19,6 +20,7 @@ from lit_rlhf.modules.policy_phase import PolicyPhase
 from lit_rlhf.modules.rollout_numbers import sequence_kl
 from lit_rlhf.ops.noise import counter_key
 from lit_rlhf.records import Experience, ResponseTrees, Row
+from lit_rlhf.rewards.adapter import with_adapter_rewards
 from lit_rlhf.rewards.build import RewardSpec, build_reward, refuse_if_all_failed, score_completions
 from lit_rlhf.rewards.protocol import Completions, RewardError
 from lit_rlhf.rollout.collect import RolloutRequest, collect_rollout
@@ -42,6 +44,7 @@ class RolloutPhase(PolicyPhase):
     """
 
     network: ActorCritic
+    adapter: LoraAdapter | None
     _reference: Reference
     seed: int
     samples_per_prompt: int
@@ -59,7 +62,14 @@ class RolloutPhase(PolicyPhase):
         timeout: float | None,
         failed: Literal["stop", "skip"],
     ) -> None:
-        """What scores responses, and what judges them beside it; without a reward no response has a score."""
+        """What scores responses, and what judges them beside it; without a reward no response has a score.
+
+        Called behind the networks, whose adapters may be rewards.
+        """
+        reward, gold_reward = (
+            with_adapter_rewards(spec, key, self.network, self.adapter, self.tokenizer)
+            for key, spec in {"reward": reward, "gold_reward": gold_reward}.items()
+        )
         self.reward = None if reward is None else build_reward(reward, self.tokenizer, timeout)
         self.gold_reward = (
             None if gold_reward is None else build_reward(gold_reward, self.tokenizer, timeout, "gold_reward")
