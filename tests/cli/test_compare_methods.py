@@ -12,7 +12,7 @@ from lit_rlhf.cli.compare.cells import Cells
 from lit_rlhf.cli.compare.equal_terms import check_same
 from lit_rlhf.cli.compare.methods import flag_words, read_methods
 from lit_rlhf.cli.compare.notes import notes_on
-from lit_rlhf.cli.compare.results import differing
+from lit_rlhf.cli.compare.settings_that_differ import differing
 from lit_rlhf.cli.refusal import Refusal
 from tests.cli.comparing import GOLD, comparison_of, write_config, write_rows
 
@@ -167,7 +167,24 @@ def test_settings_are_what_the_configs_say_and_what_differs() -> None:
     found = differing(read_methods(comparison_of(configs, Path("out"), **GIVEN)))
     assert found["a"] == {"beta": 0.3, "data.batch_size": 4}
     assert found["b"] == {"beta": 0.3, "label_smoothing": 0.0, "data.batch_size": 4}
-    assert found["c"] == {"kl_coef": 0.2, "data.batch_size": 8}
+    assert found["c"] == {"kl_coef": 0.2, "max_new_tokens": 4, "data.batch_size": 8}
+
+
+def test_settings_are_the_values_in_force_and_what_trains() -> None:
+    """β of each loss where the config gives none; what DPO samples with trains nothing, and what PPO does is shown."""
+    configs = [
+        dpo("a.yaml", model={"max_new_tokens": 64, "temperature": 0.5}),
+        dpo("b.yaml", model={"loss": "simpo"}),
+        dpo("c.yaml", model={"loss": "orpo"}),
+        ppo("d.yaml"),
+    ]
+    a, b, c, d = differing(read_methods(comparison_of(configs, Path("out"), **GIVEN))).values()
+    assert (a["beta"], a["margin"], b["beta"], b["margin"]) == (0.1, 0.0, 2.0, 1.0)
+    assert "beta" not in c and d["max_new_tokens"] == 4
+    assert not {"max_new_tokens", "temperature"} & {*a, *b, *c}
+    more = [dpo("e.yaml", model={"loss": "cpo"}), dpo("f.yaml", model={"sft_coef": 0.5, "margin": 0.3})]
+    e, f = differing(read_methods(comparison_of(more, Path("out"), **GIVEN))).values()
+    assert (e["sft_coef"], f["sft_coef"], f["margin"]) == (1.0, 0.5, 0.3)
 
 
 def test_the_steps_of_a_cell() -> None:

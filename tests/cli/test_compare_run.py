@@ -21,6 +21,7 @@ from lit_rlhf.cli.compare import main as compare_main
 from lit_rlhf.cli.compare.cells import Cells
 from lit_rlhf.cli.compare.course import Course
 from lit_rlhf.cli.compare.methods import read_methods
+from lit_rlhf.cli.compare.results import ResultsReader, unequal_work
 from lit_rlhf.cli.compare.settings import Comparison
 from lit_rlhf.cli.compare.table import failures_of, table_of
 from lit_rlhf.cli.refusal import Refusal
@@ -190,7 +191,7 @@ def test_what_results_say_of_the_comparison(ran: Ran) -> None:
         said.configs[0],
     )
     assert (ppo["name"], ppo["class"], ppo["loss"]) == ("ppo", "PPOModule", None)
-    assert ppo["settings"] == {"minibatch_size": 4, "epochs": 1}
+    assert ppo["settings"] == {"minibatch_size": 4, "epochs": 1, "max_new_tokens": 4}
     assert json.loads((said.out / "compare.json").read_text())["updates"] == 2
     assert "ppo" in (said.out / "compare.html").read_text()
     lines = table_of(ran.results)
@@ -210,6 +211,44 @@ def test_done_again_it_does_nothing_and_more_is_only_added(ran: Ran, asked: Comp
     assert all("--seed_everything=5" in argv for argv in fails.asked)
     assert Ran(asked, [], here).cell("dpo", 5)["state"] == "failed"
     course(asked, here)[0].run()  # as the other tests know it
+
+
+def test_nothing_is_run_where_something_was_done_with_other_settings(asked: Comparison, ran: Ran) -> None:
+    """A new method stands before the old one, and would be trained first."""
+    other = write_config(asked.out.parent / "new.yaml")
+    changed = replace(asked, configs=(other, *asked.configs), updates=3)
+    with pytest.raises(Refusal):
+        course(changed, here := Here())[0].run()
+    assert not here.ran
+
+
+def test_what_lies_there_of_an_earlier_asking_is_not_taken(asked: Comparison, ran: Ran) -> None:
+    less = replace(asked, evaluation=None, gold=None)
+    found = ResultsReader(Cells(less, read_methods(less))).collect()
+    assert (
+        found["start"] is None and found["evaluation_prompts"] is None and found["settings"]["samples"] == 0
+    )
+    (cell, _) = found["methods"][0]["seeds"]
+    assert cell["state"] == "done" and cell["accuracy"]["rows"] == 4 and cell["updates"] == 2
+    assert cell["gold"] is cell["reward"] is cell["kl"] is cell["tokens"] is cell["finished"] is None
+    (asked.out / "dpo/seed-0/scored.jsonl").write_text('{"reward_scores": [7.0]}\n')
+    without_val = replace(asked, val=None)
+    (cell, _) = ResultsReader(Cells(without_val, read_methods(without_val))).collect()["methods"][0]["seeds"]
+    assert cell["accuracy"] is None and cell["reward"] == cell["gold"] and cell["gold"] is not None
+    (asked.out / "dpo/seed-0/scored.jsonl").unlink()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [([2.0, 3.0], []), ([2.0, 3.2], ["ppo took 3.2 CPU seconds a fit, dpo 2"])]
+)
+def test_updates_that_are_not_the_same_work_are_said(seconds: list[float], said: list[str]) -> None:
+    cells = [[{"state": "done", "seconds": took - 1}, {"state": "done", "seconds": took + 1}, {"state": "failed"}]
+             for took in seconds]  # fmt: skip
+    methods = [{"name": name, "seeds": seeds} for name, seeds in zip(("dpo", "ppo"), cells, strict=True)]
+    found = unequal_work({"settings": {"budget": {"updates": 5}}, "methods": methods})
+    assert len(found) == len(said) and all(part in note for part, note in zip(said, found, strict=True))
+    assert not unequal_work({"settings": {"budget": {"seconds": 5}}, "methods": methods})
+    assert not unequal_work({"settings": {"budget": {"updates": 5}}, "methods": methods[:1]})
 
 
 def test_a_changed_setting_is_noticed(
@@ -321,9 +360,13 @@ def test_the_command(
     failing = Failing("run/export")
     monkeypatch.setattr("lit_rlhf.cli.steps.logged.LoggedChildren", lambda lock, say: failing)
     words = [*words_of(asked, tmp_path / "out"), "--updates", "1"]
+    words += ["--val", write_rows(tmp_path / "val.jsonl", PAIRS)]
     with pytest.raises(SystemExit) as stop:
         compare_main(words)
     assert stop.value.code == 1
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["command"] == ["lit-rlhf", "compare", *words]
+    assert "--val: 8 of 8 rows have a prompt that stands in" in results["notes"][-1]
     said = capsys.readouterr()
     assert (
         "dpo/seed-0 failed: answer: the loss is nan" in said.err
@@ -347,6 +390,17 @@ def test_without_the_start_there_is_nothing_to_compare_with(
     assert stop.value.code == 7 and not (tmp_path / "out" / "dpo").exists()
     said = capsys.readouterr().err
     assert "the loss is nan\nall it said: " in said and "go on with: lit-rlhf compare" in said
+    words = [*words_of(asked, tmp_path / "out"), "--updates", "1"]
+    words[words.index("--gold") + 1] = "tests.test_configs.count_letters_for_everyone"
+    with pytest.raises(SystemExit) as stop:
+        compare_main(words)
+    assert stop.value.code == 2 and "has no count_letters_for_everyone" in capsys.readouterr().err
+    failing.word = "fit"
+    del words[words.index("--gold") : words.index("--gold") + 2]
+    with pytest.raises(SystemExit) as stop:
+        compare_main(words)
+    assert stop.value.code == 1, "the step that failed is begun anew with what is asked for now"
+    assert (tmp_path / "out" / "start" / "measures.json").exists()
 
 
 @pytest.mark.slow

@@ -84,6 +84,64 @@ def test_another_seed_is_noticed_and_not_mixed(
     assert len(fake.ran) == 1
 
 
+def test_what_came_to_nothing_is_begun_anew_with_other_words(tmp_path: Path) -> None:
+    """A mistake that is corrected must not end the whole work."""
+    step = step_of(tmp_path)
+    fake = Fake(step.outputs[0], code=3, writes=False)
+    steps, _ = steps_with(tmp_path, fake)
+    with pytest.raises(StepFailed):
+        steps.do(step)
+    other = step_of(tmp_path, seed=2)
+    assert not steps.check(other)
+    fake.code, fake.writes = 3, True
+    with pytest.raises(StepFailed):
+        steps.do(other)
+    begun = json.loads((tmp_path / "loop/round-1/steps/sample.begun.json").read_text())
+    assert begun["command"] == other.command, "what is begun anew is known by its new words"
+    with pytest.raises(Refusal):
+        steps.do(step)
+
+
+@pytest.mark.parametrize("left", ["export", "checkpoints/last.ckpt", "checkpoints", None])
+def test_a_fit_that_left_a_checkpoint_is_not_begun_anew(left: str | None, tmp_path: Path) -> None:
+    run = tmp_path / "loop" / "round-1" / "reward"
+
+    def fit(config: str) -> Step:
+        words = ("fit", "--config", config, "--out", str(run))
+        return Step("round-1", "reward", words, (), (run / "export",), "fit")
+
+    steps, _ = steps_with(tmp_path, fake := Fake(run / "config.yaml", code=1))
+    with pytest.raises(StepFailed):
+        steps.do(fit("a"))
+    if left == "checkpoints":
+        (run / left).mkdir()
+    elif left is not None:
+        (run / left).parent.mkdir(exist_ok=True)
+        (run / left).write_text("")
+    with pytest.raises(StepFailed if left in ("checkpoints", None) else Refusal):
+        steps.do(fit("b"))
+    assert len(fake.ran) == (2 if left in ("checkpoints", None) else 1)
+
+
+def test_a_step_without_outputs_is_never_begun_anew(tmp_path: Path) -> None:
+    """As of an annotator's, whose judgements so far stand in a file of their own."""
+    steps, _ = steps_with(tmp_path, Fake(tmp_path / "none", code=1, writes=False))
+    with pytest.raises(StepFailed):
+        steps.do(Step("round-1", "annotate", ("label", "annotate", "--flips", "0.1")))
+    with pytest.raises(Refusal):
+        steps.do(Step("round-1", "annotate", ("label", "annotate", "--flips", "0.2")))
+
+
+def test_a_step_is_checked_without_being_run(tmp_path: Path) -> None:
+    step = step_of(tmp_path)
+    steps, _ = steps_with(tmp_path, fake := Fake(step.outputs[0]))
+    assert not steps.check(step)
+    steps.do(step)
+    assert steps.check(step) and len(fake.ran) == 1
+    with pytest.raises(Refusal):
+        steps.check(step_of(tmp_path, seed=2))
+
+
 def test_another_content_of_an_input_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     step = step_of(tmp_path)
     steps, _ = steps_with(tmp_path, Fake(step.outputs[0]))

@@ -30,12 +30,13 @@ def main(argv: Sequence[str]) -> None:
     from lit_rlhf.cli.steps.logged import LoggedChildren
     from lit_rlhf.cli.steps.step import StepFailed
 
-    again = f"go on with: {shlex.join(['lit-rlhf', 'compare', *argv])}"
+    command = ["lit-rlhf", "compare", *argv]
+    again = f"go on with: {shlex.join(command)}"
     with only_one_in(comparison.out, "comparison") as lock:
         children = LoggedChildren(lock, say)
         say(f"comparison's folder: {comparison.out}")
         try:
-            run_guarded("compare", lambda: compare(comparison, children, again))
+            run_guarded("compare", lambda: compare(comparison, children, command))
         except StepFailed as stop:
             code = stop.code if isinstance(stop.code, int) else 1
             print(f"{children.reason(code)}\nall it said: {children.log}\n{again}", file=sys.stderr)
@@ -45,12 +46,18 @@ def main(argv: Sequence[str]) -> None:
             raise SystemExit(children.exit_code) from None
 
 
-def compare(comparison: Comparison, children: LoggedChildren, again: str) -> None:
+def compare(comparison: Comparison, children: LoggedChildren, command: list[str]) -> None:
     """Read every config, do every step, say what came of it.
+
+    Args:
+        comparison: the settings.
+        children: runs the steps.
+        command: the words that asked for it.
 
     Raises:
         SystemExit: see :func:`main`.
     """
+    from lit_rlhf.cli.compare.beforehand import check_beforehand
     from lit_rlhf.cli.compare.cells import Cells
     from lit_rlhf.cli.compare.course import Course
     from lit_rlhf.cli.compare.equal_terms import check_same
@@ -64,15 +71,19 @@ def compare(comparison: Comparison, children: LoggedChildren, again: str) -> Non
     import_from_here()
     methods = read_methods(comparison)
     check_same(methods)
-    for note in [*notes_on(comparison, methods), *read_held_out(comparison, methods)]:
+    check_beforehand(comparison, methods)
+    notes = [*notes_on(comparison, methods), *read_held_out(comparison, methods)]
+    for note in notes:
         say(f"note: {note}")
-    course = Course(Cells(comparison, methods), children, say, draw_compare)
+    course = Course(Cells(comparison, methods), children, say, draw_compare, command, notes)
     is_done = course.run()
     results = json.loads((comparison.out / "results.json").read_text(encoding="utf-8"))
     say("\n" + "\n".join(table_of(results)) + "\na number is the mean over seeds, with its 95 % interval")
+    for note in results["notes"][len(notes) :]:
+        say(f"note: {note}")
     say(f"\npage: {comparison.out / 'compare.html'}\ncommands: {comparison.out / 'commands.sh'}")
     if not is_done:
-        print("\n".join([*failures_of(results), again]), file=sys.stderr)
+        print("\n".join([*failures_of(results), f"go on with: {shlex.join(command)}"]), file=sys.stderr)
         raise SystemExit(1)
 
 

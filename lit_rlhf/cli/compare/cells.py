@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_rlhf.cli.compare.functions import code_of, functions_of, is_function
 from lit_rlhf.cli.compare.methods import Method, flag_words
 from lit_rlhf.cli.compare.settings import Comparison
 from lit_rlhf.cli.steps.configs import options
 from lit_rlhf.cli.steps.step import Step
 
-START = "start"
+START_FOLDER = "start"
 """The folder of what is measured of the start itself."""
 MEASURE = ("-m", "lit_rlhf.cli.steps.measure")
 """What measures gold, KL and tokens."""
 SAMPLING_SEED = 0
 """Of every policy's answers."""
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-"""A function's path."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,11 @@ class Cells:
     def reward_function(self) -> str | None:
         """The reward function's dotted path, where it is one."""
         spec = self.reward
-        return spec if isinstance(spec, str) and DOTTED.fullmatch(spec) and not Path(spec).exists() else None
+        return spec if is_function(spec) else None
 
     def steps_of_start(self) -> list[Step]:
         """The start's own answers, and what they are worth."""
-        return self._answered(START, self.start, reference=None)
+        return self._answered(START_FOLDER, self.start, reference=None)
 
     def steps_of(self, cell: Cell) -> list[Step]:
         """Train, answer, measure."""
@@ -90,6 +88,7 @@ class Cells:
         inputs = [str(method.config), self.start, *files]
         reward = method.reward
         inputs += [reward] if isinstance(reward, str) and Path(reward).exists() else []
+        inputs += [file for path in functions_of(method).values() for file in code_of(path)]
         return Step(cell.folder, "fit", (*words, "--out", str(run)), tuple(dict.fromkeys(inputs)), (run / "export",),
                     "fit", f"{method.class_name}, seed {cell.seed}")  # fmt: skip
 
@@ -107,9 +106,10 @@ class Cells:
         }
         measures = self.out / folder / "measures.json"
         words = (*MEASURE, "--responses", str(answers), *options(given), "--out", str(measures))
-        steps.append(
-            Step(folder, "measure", words, (str(answers),), (measures,), about="what the answers are worth")
+        inputs = tuple(
+            dict.fromkeys([str(answers), *code_of(self.comparison.gold), *code_of(self.reward_function)])
         )
+        steps.append(Step(folder, "measure", words, inputs, (measures,), about="what the answers are worth"))
         if self.reward_model is not None:
             scored = self.out / folder / "scored.jsonl"
             words = ("score", self.reward_model, str(answers), "--out", str(scored))

@@ -10,8 +10,8 @@ from statistics import mean
 from typing import Any, Protocol
 
 from lit_rlhf.callbacks import write_beside_and_rename
-from lit_rlhf.cli.compare.cells import START, Cell, Cells
-from lit_rlhf.cli.compare.results import Results, done_mark, failure_file
+from lit_rlhf.cli.compare.cells import START_FOLDER, Cell, Cells
+from lit_rlhf.cli.compare.results import ResultsReader, done_mark, failure_file
 from lit_rlhf.cli.progress import duration
 from lit_rlhf.cli.steps.commands import write_command
 from lit_rlhf.cli.steps.step import Step, StepFailed, Steps
@@ -37,13 +37,16 @@ class Course:
         runner: runs it.
         say: prints a line.
         draw: writes the page from the folder's ``results.json``.
+        command: the words that asked for it, and
+        notes: what was said of it, for ``results.json``.
     """
 
     def __init__(
-        self, cells: Cells, runner: Runner, say: Callable[[str], None], draw: Callable[[Path], None]
-    ) -> None:
+        self, cells: Cells, runner: Runner, say: Callable[[str], None], draw: Callable[[Path], None],
+        command: Sequence[str] = (), notes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.cells, self.out, self.runner, self.say, self.draw = cells, cells.out, runner, say, draw
-        self.results = Results(cells)
+        self.results = ResultsReader(cells, command, notes)
         self.steps = Steps(self.out, runner.run, say)
         self.all_steps = [
             *cells.steps_of_start(),
@@ -56,9 +59,10 @@ class Course:
         """Do what is not done; returns whether everything is, and nothing failed.
 
         Raises:
-            Refusal: something was done with other settings.
+            Refusal: something was done with other settings; nothing is run then.
             StepFailed: the start cannot be measured.
         """
+        self.check()
         settings = asdict(self.cells.comparison)
         write_beside_and_rename(self.out / "compare.json", json.dumps(settings, indent=1, default=str) + "\n")
         before = sum(done_mark(self.out, step.folder, step.name).exists() for step in self.all_steps)
@@ -70,6 +74,17 @@ class Course:
             self.run_cell(cell)
             self.write_page()
         return all(self.results.is_done(cell) for cell in self.cells.cells)
+
+    def check(self) -> None:
+        """Refuse, before any work, what was done or begun with other settings; up to each cell's first step to do.
+
+        Raises:
+            Refusal: with the first that was.
+        """
+        for steps in [self.cells.steps_of_start(), *map(self.cells.steps_of, self.cells.cells)]:
+            for step in steps:
+                if not self.steps.check(step):
+                    break
 
     def run_cell(self, cell: Cell) -> None:
         """One method with one seed; where a step fails the reason is kept, and the next cell's turn comes."""
@@ -123,7 +138,7 @@ def seconds_left(out: Path, steps: Sequence[Step], given_up: set[str], budget: f
     took: dict[str, list[float]] = {}
     left: list[str] = []
     for step in steps:
-        name = step.name if step.folder != START else f"{START} {step.name}"
+        name = step.name if step.folder != START_FOLDER else f"{START_FOLDER} {step.name}"
         mark = done_mark(out, step.folder, step.name)
         if mark.exists():
             said: dict[str, Any] = json.loads(mark.read_text(encoding="utf-8"))
@@ -133,6 +148,6 @@ def seconds_left(out: Path, steps: Sequence[Step], given_up: set[str], budget: f
     if not left:
         return None
     for name in {name for name in left if name not in took}:
-        took[name] = took.get(f"{START} {name}") or ([budget] if name == "fit" and budget else [])
+        took[name] = took.get(f"{START_FOLDER} {name}") or ([budget] if name == "fit" and budget else [])
     known = [mean(took[name]) for name in left if took[name]]
     return sum(known) * len(left) / len(known) if known else None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
+import re
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -142,13 +145,36 @@ def read_config(config: Path, flags: Flags) -> Mapping[str, Any]:
     Raises:
         SystemExit: 2, something in it is wrong, which has been said.
     """
+    said = io.StringIO()
     try:
-        found = ReadOnly("fit", ["--config", str(config), *flag_words(flags)])
+        with redirect_stderr(said):
+            found = ReadOnly("fit", ["--config", str(config), *flag_words(flags)])
     except SystemExit:
-        print(f"in {config}; nothing has been trained yet", file=sys.stderr)
+        print(
+            in_our_words(said.getvalue()),
+            f"in {config}; nothing has been trained yet",
+            sep="",
+            file=sys.stderr,
+        )
         raise
+    sys.stderr.write(said.getvalue())
     content: Mapping[str, Any] = found.config["fit"].as_dict()
     return content
+
+
+def in_our_words(error: str) -> str:
+    """A message of `fit` with the comparison's options in place of its own.
+
+    >>> in_our_words("error: no model: expected --config FILE, or --model")
+    'error: no model: give --model START, or model.init_args.model in the config'
+    """
+    for name, option in (("model", "--model START"), ("reward", "--reward SPEC")):
+        error = re.sub(
+            rf"\bno {name}: expected --config FILE, or --{name}\b",
+            f"no {name}: give {option}, or model.init_args.{name} in the config",
+            error,
+        )
+    return error
 
 
 # --- what the classes are

@@ -19,7 +19,8 @@ def notes_on(comparison: Comparison, methods: Sequence[Method]) -> list[str]:
         budget = (
             f"{comparison.updates} updates"
             if comparison.updates
-            else f"{comparison.seconds:g} {comparison.clock} seconds"
+            else f"{comparison.seconds:g} s"
+            + (" of its own processor time" if comparison.clock == "cpu" else " that pass")
         )
         said.append(
             f"{', '.join(own)}: what the config says of epochs, steps and time is set aside; {budget} end each fit"
@@ -40,9 +41,33 @@ def notes_on(comparison: Comparison, methods: Sequence[Method]) -> list[str]:
         said.append(
             f"the configs' reward {', '.join(specs)} trains and is not measured: only a folder or a path is"
         )
+    if len(methods) == 1:
+        said.append(f"{methods[0].name} is the only method: it is compared with the start alone")
+    given = [name for name in ("data", "prompts") if getattr(comparison, name) is not None]
+    if given and (others := [one.name for one in methods if one.learns_from == "rows"]):
+        options = " and ".join(f"--{name}" for name in given)
+        said.append(
+            f"{', '.join(others)}: learns from rows of its config's own; {options} are not given to it"
+        )
+    if comparison.seconds is not None and comparison.clock == "cpu":
+        said += [note for one in methods for note in work_elsewhere(one)]
     if judged:
         said.append(f"{', '.join(judged)}: an annotator judges, so --reward is not given to it")
     return said
+
+
+def work_elsewhere(method: Method) -> list[str]:
+    """A note on what other processes do for a fit, which its own processor time does not count."""
+    model = method.arguments("model")
+    what = []
+    if any(
+        scheme in flag_value([model.get("reward"), model.get("annotator")])
+        for scheme in ("http://", "https://")
+    ):
+        what.append("the server that judges")
+    if method.arguments("data").get("num_workers"):
+        what.append("data workers")
+    return [f"{method.name}: the time of {' and '.join(what)} is not in --seconds"] if what else []
 
 
 def ends_of(config: Path) -> list[str]:

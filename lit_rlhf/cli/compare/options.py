@@ -24,7 +24,7 @@ ABOUT = (
     "from the start they were bought, and how long they are. Each step is one of our commands, which is printed and "
     "written to commands.sh; compare.html grows with every policy. What was stopped or killed goes on when the same "
     "command is given again; with more configs or seeds only these are added; a config or file that has changed since "
-    "is noticed. A fit that fails does not end the others."
+    "is noticed, and so is a function's in the current folder. A fit that fails does not end the others."
 )
 OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--configs", "FILE …", "configs, or names of shipped ones; a method is called like its file"),
@@ -44,9 +44,11 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--max-new-tokens", "N", "tokens of an answer at the most (64)"),
     ("--seeds", "N …", "of the fits; one number is a count: 3 is 0 1 2 (1)"),
     ("--seconds", "S", "each fit's budget: so much processor time in training, rollouts included, validation and "
-     "checkpoints not"),
+     "checkpoints not; of the fit's own process alone: a served reward, a language model's server and data workers "
+     "are not in it"),
     ("--clock", "cpu|wall", "which seconds: of the processor (cpu), or those that pass, for training on a GPU"),
-    ("--updates", "N", "each fit's budget: so many optimizer steps; instead of --seconds"),
+    ("--updates", "N", "each fit's budget: so many optimizer steps, which may be very different work; instead of "
+     "--seconds"),
 )  # fmt: skip
 """Each option with what follows it and its line of help."""
 

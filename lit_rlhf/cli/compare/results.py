@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from lit_rlhf.cli.compare.accuracy import accuracy_of
-from lit_rlhf.cli.compare.cells import START, Cell, Cells
-from lit_rlhf.cli.compare.methods import Method
+from lit_rlhf.cli.compare.cells import START_FOLDER, Cell, Cells
+from lit_rlhf.cli.compare.settings_that_differ import differing
 from lit_rlhf.cli.steps.rows import read_jsonl
+from lit_rlhf.cli.steps.step import Step
 
 Numbers = dict[str, Any]
-
-LEFT_OUT = {
-    *("model.model", "model.reward", "model.reference", "model.seed", "model.tokenizer", "model.loss"),
-    *(
-        "data.path",
-        "data.seed",
-        "trainer.max_epochs",
-        "trainer.max_steps",
-        "trainer.max_time",
-        "trainer.min_epochs",
-    ),
-    *(
-        "trainer.min_steps",
-        "trainer.log_every_n_steps",
-        "trainer.check_val_every_n_epoch",
-        "trainer.limit_val_batches",
-    ),
-    *("trainer.num_sanity_val_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
-}
-"""What the comparison decides, what stands elsewhere in the results, and what is only shown."""
+UNEQUAL = 1.5
+"""By how many times processor time may differ under the same updates without a word."""
 
 
-class Results:
+class ResultsReader:
     """Reads the numbers of a comparison; those of a finished cell are read once.
 
     Args:
         cells: what was asked for.
+        command: the words that asked for it.
+        notes: what was said of it before anything was trained.
     """
 
-    def __init__(self, cells: Cells) -> None:
-        self.cells, self.out = cells, cells.out
+    def __init__(self, cells: Cells, command: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+        self.cells, self.out, self.command, self.notes = cells, cells.out, [*command], [*notes]
         self._settings = differing(cells.methods)
         self._done: dict[str, Numbers] = {}
 
     def collect(self) -> Numbers:
         """Everything that the folder holds by now, as ``results.json`` has it."""
         said = self.cells.comparison
-        return {
+        found: Numbers = {
+            "command": self.command,
             "settings": {
                 "model": self.cells.start, "data": self._file("comparisons"), "val": said.val,
                 "prompts": self._file("prompts"), "evaluation": said.evaluation, "reward": self.cells.reward,
@@ -68,6 +55,7 @@ class Results:
                 for method in self.cells.methods
             ],
         }  # fmt: skip
+        return {**found, "notes": [*self.notes, *unequal_work(found)]}
 
     def is_done(self, cell: Cell) -> bool:
         """Whether every step of a cell is."""
@@ -81,7 +69,9 @@ class Results:
     def _cell(self, cell: Cell) -> Numbers:
         if self.is_done(cell):
             if cell.folder not in self._done:
-                self._done[cell.folder] = numbers_of(self.out / cell.folder)
+                self._done[cell.folder] = measured_numbers(
+                    self.out / cell.folder, names_of(self.cells.steps_of(cell))
+                )
             return {"seed": cell.seed, "state": "done", **self._done[cell.folder]}
         why = self.failure(cell)
         if why is not None:
@@ -89,20 +79,19 @@ class Results:
         return {"seed": cell.seed, "state": "missing", "why": "not yet trained and measured"}
 
     def _start(self) -> Numbers | None:
-        if not self.cells.steps_of_start():
+        asked = names_of(self.cells.steps_of_start())
+        if not asked or not all(done_mark(self.out, START_FOLDER, name).exists() for name in asked):
             return None
-        if not all(done_mark(self.out, START, step.name).exists() for step in self.cells.steps_of_start()):
-            return None
-        found = numbers_of(self.out / START)
+        found = measured_numbers(self.out / START_FOLDER, asked)
         nothing = {"updates": 0, "seconds": 0.0, "wall_seconds": 0.0, "episodes": 0}
         return {**found, "kl": [0.0] * len(found["tokens"]), **nothing}
 
     def _prompts(self) -> list[str] | None:
         """A key for each evaluation prompt that is answered: rows of one prompt are resampled together."""
-        file = self.out / START / "responses.jsonl"
-        return (
-            [json.dumps(row["prompt"], sort_keys=True) for row in read_jsonl(file)] if file.exists() else None
-        )
+        file = self.out / START_FOLDER / "responses.jsonl"
+        if self.cells.comparison.evaluation is None or not file.exists():
+            return None
+        return [json.dumps(row["prompt"], sort_keys=True) for row in read_jsonl(file)]
 
     def _file(self, kind: str) -> Any:
         """What methods of a kind learn from; None where there are none."""
@@ -115,23 +104,31 @@ def done_mark(out: Path, folder: str, step: str) -> Path:
     return out / folder / "steps" / f"{step}.done.json"
 
 
+def names_of(steps: Sequence[Step]) -> set[str]:
+    """The steps' names."""
+    return {step.name for step in steps}
+
+
 def failure_file(out: Path, cell: Cell) -> Path:
     """What is known of a cell that failed."""
     return out / cell.folder / "failed.json"
 
 
-def numbers_of(here: Path) -> Numbers:
-    """What was measured of a policy, from the folder of its cell; what was not is None."""
-    measures = read_json(here / "measures.json")
-    answers = read_jsonl(here / "responses.jsonl") if (here / "responses.jsonl").exists() else None
-    scored = here / "scored.jsonl"
-    comparisons = here / "comparisons.jsonl"
-    reward = (
-        [row["reward_scores"][0] for row in read_jsonl(scored)] if scored.exists() else measures.get("reward")
-    )
+def measured_numbers(here: Path, asked: Collection[str]) -> Numbers:
+    """What was measured of a policy; what was not is None.
+
+    Args:
+        here: the folder of its cell.
+        asked: names of its steps: what others left there, of an earlier asking, is not taken.
+    """
+    measures = read_json(here / "measures.json") if "measure" in asked else {}
+    answers = read_jsonl(here / "responses.jsonl") if "answer" in asked else None
+    reward = measures.get("reward")
+    if "score" in asked:
+        reward = [row["reward_scores"][0] for row in read_jsonl(here / "scored.jsonl")]
     trained = read_json(here / "run" / "metrics.json")
     return {
-        "accuracy": accuracy_of(comparisons) if comparisons.exists() else None,
+        "accuracy": accuracy_of(here / "comparisons.jsonl") if "comparisons" in asked else None,
         "gold": measures.get("gold"),
         "reward": reward,
         "kl": measures.get("kl"),
@@ -150,57 +147,20 @@ def read_json(file: Path) -> Mapping[str, Any]:
     return found
 
 
-# --- what differs between the configs
-
-
-def differing(methods: list[Method]) -> dict[str, Numbers]:
-    """Of each method the settings in which it may differ from the others, by their dotted names.
-
-    Those are the ones that its config gives, and those in which it differs from another method that has them too;
-    without those that all methods have alike.
-    """
-    flat = {one.name: flattened(one) for one in methods}
-    given = {one.name: given_names(one.config) for one in methods}
-    found: dict[str, Numbers] = {}
-    for name, settings in flat.items():
-        found[name] = {}
-        for key, value in settings.items():
-            others = [other[key] for other in flat.values() if key in other]
-            differs = any(other != value for other in others)
-            alike_in_all = len(others) == len(flat) and not differs
-            if (differs or key in given[name]) and not (alike_in_all or key in LEFT_OUT):
-                found[name][key.removeprefix("model.")] = value
-    return found
-
-
-def flattened(method: Method) -> Numbers:
-    """A method's settings by dotted names, a class's arguments without the word ``init_args``."""
-    found: Numbers = {}
-    for part in ("model", "data"):
-        flatten(method.arguments(part), part, found)
-    flatten(
-        {k: v for k, v in method.read["trainer"].items() if k not in ("callbacks", "logger")},
-        "trainer",
-        found,
-    )
-    return found
-
-
-def flatten(value: Any, name: str, into: Numbers) -> None:
-    """Put what a value holds under dotted names."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            flatten(inner, name if key == "init_args" else f"{name}.{key}", into)
-    else:
-        into[name] = value
-
-
-def given_names(config: Path) -> set[str]:
-    """The dotted names that a config itself gives."""
-    import yaml
-
-    found: Numbers = {}
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    for part in ("model", "data", "trainer"):
-        flatten(content.get(part), part, found)
-    return set(found)
+def unequal_work(results: Mapping[str, Any]) -> list[str]:
+    """A note where the same number of updates cost some methods far more processor time than others."""
+    if "updates" not in results["settings"]["budget"]:
+        return []
+    seconds: dict[str, float] = {}
+    for method in results["methods"]:
+        if took := [cell["seconds"] for cell in method["seeds"] if cell.get("seconds")]:
+            seconds[method["name"]] = mean(took)
+    if len(seconds) < 2:
+        return []
+    (least, few), *_, (most, many) = sorted(seconds.items(), key=lambda one: one[1])
+    if many <= UNEQUAL * few:
+        return []
+    return [
+        f"the same updates are not the same work: {most} took {many:.3g} CPU seconds a fit, {least} "
+        f"{few:.3g}; --seconds gives all the same"
+    ]

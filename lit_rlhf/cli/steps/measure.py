@@ -82,7 +82,7 @@ def values_of(rows: Sequence[Mapping[str, Any]], path: str, name: str) -> list[f
     from lit_rlhf.rewards.protocol import Completions
 
     of_samples = {"id", "prompt", "responses", "finished", "source", "sampling"}
-    names = sorted({name for row in rows for name in row} - of_samples)
+    columns = sorted({column for row in rows for column in row} - of_samples)
     completions = Completions(
         prompts=[row["prompt"] for row in rows],
         texts=[row["responses"][0] for row in rows],
@@ -90,7 +90,7 @@ def values_of(rows: Sequence[Mapping[str, Any]], path: str, name: str) -> list[f
         response_ids=[[] for _ in rows],
         finished=[row["finished"][0] for row in rows],
         prompt_names=[str(row["id"]) for row in rows],
-        columns={name: [row.get(name) for row in rows] for name in names},
+        columns={column: [row.get(column) for row in rows] for column in columns},
     )
     return [float(value) for value in score_completions(reward_at_path(path, None, name), completions)]
 

@@ -81,10 +81,11 @@ class Steps:
         """Run a step, unless it is done.
 
         Raises:
-            Refusal: it was begun or done with another command or other inputs, or what it left is gone.
+            Refusal: it was begun or done with another command or other inputs, or what it left is gone. Where it was
+                begun and came to nothing, it is begun anew.
             StepFailed: its command failed.
         """
-        said = {"command": step.command, "inputs": {name: fingerprint(name) for name in step.inputs}}
+        said = said_of(step)
         done = self.mark_of(step, "done")
         if done.exists():
             self._compare(step, said, json.loads(done.read_text(encoding="utf-8")), "done")
@@ -95,12 +96,26 @@ class Steps:
             self.done.append(step.title)
             return
         begun = self.mark_of(step, "begun")
-        if begun.exists():
+        if begun.exists() and not came_to_nothing(step):
             self._compare(step, said, json.loads(begun.read_text(encoding="utf-8")), "begun")
         else:
             write_beside_and_rename(begun, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
         self._run(step, said, done)
         begun.unlink(missing_ok=True)
+
+    def check(self, step: Step) -> bool:
+        """Whether a step is done; runs nothing.
+
+        Raises:
+            Refusal: as :meth:`do`, of settings.
+        """
+        for state in ("done", "begun"):
+            mark = self.mark_of(step, state)
+            if mark.exists():
+                if state == "done" or not came_to_nothing(step):
+                    self._compare(step, said_of(step), json.loads(mark.read_text(encoding="utf-8")), state)
+                return state == "done"
+        return False
 
     def _run(self, step: Step, said: dict[str, Any], done: Path) -> None:
         argv = resumed(step)
@@ -136,6 +151,25 @@ class Steps:
             "Put it back as it was, or take another folder with --out,",
             f"or do this step and all after it again: remove {left}",
         )
+
+
+def said_of(step: Step) -> dict[str, Any]:
+    """What a step is known again by."""
+    return {"command": step.command, "inputs": {name: fingerprint(name) for name in step.inputs}}
+
+
+def came_to_nothing(step: Step) -> bool:
+    """Whether a step that was begun left neither an output nor a checkpoint, so that nothing could be mixed.
+
+    Of a step without outputs that is not known. What commands keep of unfinished work of theirs, they hold to their
+    own settings.
+    """
+    if not step.outputs or any(path.exists() for path in step.outputs):
+        return False
+    if step.resume != "fit":
+        return True
+    checkpoints = Path(step.argv[step.argv.index("--out") + 1]) / "checkpoints"
+    return not checkpoints.is_dir() or not any(checkpoints.iterdir())
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
