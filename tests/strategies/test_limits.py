@@ -36,6 +36,6 @@ def test_ppo_refuses_them_by_name(monkeypatch: pytest.MonkeyPatch):
     strategy._precision_plugin = None
     monkeypatch.setattr(type(module.trainer), "strategy", strategy)
     with pytest.raises(
-        ValueError, match=r"trainer\.strategy: under fsdp \(FSDP1\) .* PPO has to sample\. Use fsdp2"
+        ValueError, match=r"trainer\.strategy: under fsdp \(FSDP1\) .* Watched has to sample\. Use fsdp2"
     ):
         module.setup("fit")
