@@ -117,7 +117,7 @@ def real(cells: Sequence[Cell]) -> list[str]:
                 lines += [f"`{world}`, {meaning}:", "", *markdown(["method", *titles(skipped)], rows)]
     return [
         *lines,
-        "KTO is not run on `pairs_blimp`: all its rows have one prompt, and KTO needs others'.",
+        "KTO cannot be run on `pairs_blimp`: all its rows have one prompt, and it needs others'.",
         "",
     ]
 
