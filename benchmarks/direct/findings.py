@@ -1,5 +1,8 @@
 """What the numbers say, written by hand when they were there."""
 
+READ = "Read off the run of November 2026 (440 cells, seeds 0 to 4) by hand; the tables are those of the newest run:"
+"""What the findings are of, since a new run changes the tables alone."""
+
 FINDINGS: tuple[str, ...] = (
     "**A likelihood term pays.** At equal seconds CPO is the one method with more gold than DPO (+0.29 "
     "[+0.12, +0.47]); at equal KL CPO (+0.30 [+0.15, +0.45]) and ORPO (+0.19 [+0.08, +0.29]) are ahead, at "

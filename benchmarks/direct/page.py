@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.direct import study_tables, tables
 from benchmarks.direct.figures import draw
-from benchmarks.direct.findings import FINDINGS, LIMITS
+from benchmarks.direct.findings import FINDINGS, LIMITS, READ
 from benchmarks.direct.starts import HELD_OUT
 from benchmarks.direct.summary import FEWEST
 from benchmarks.direct.worlds import WORLDS
@@ -78,6 +78,8 @@ def head(
         "",
         "Written by `python -m benchmarks.direct --data $DATA --out benchmarks/results/direct.json` (`--page` alone "
         "writes it anew); every cell is in `direct.json`.",
+        "",
+        READ,
         "",
         *(f"- {finding}" for finding in FINDINGS),
         "",
