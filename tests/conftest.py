@@ -109,8 +109,3 @@ def _global_random_state() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1234)
         yield
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first, so that workers end together."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")

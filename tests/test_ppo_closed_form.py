@@ -185,7 +185,7 @@ def check_optimal(reached: Tensor) -> None:
 CRITIC: dict[str, Any] = {"critic_warmup": 4, "critic_learning_rate": 0.1}
 
 
-@pytest.mark.parametrize("lam", [1.0, 0.95])
+@pytest.mark.parametrize("lam", [pytest.param(1.0, marks=pytest.mark.slow), 0.95])
 def test_ppo_over_sequences_reaches_the_optimum(lam: float) -> None:
     """Catches an EOS masked out, a score in the wrong place, a mean of the KL for its sum, wrong truncation."""
     check_optimal(sequences(lam=lam, **CRITIC))

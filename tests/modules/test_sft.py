@@ -158,6 +158,7 @@ def test_a_loss_that_is_no_number_stops_with_the_rows(tiny_model_dir):
         quiet_trainer().fit(module, datamodule=DemonstrationDataModule(ROWS, batch_size=2, shuffle=False))
 
 
+@pytest.mark.slow
 def test_validation_sums_do_not_stand_still_in_bf16():
     """A running sum in bf16 adds nothing to itself once it is 256 times the next term."""
     rows = [{"prompt": f"the soup {i}", "response": " is tasty ."} for i in range(600)]
