@@ -109,3 +109,9 @@ def _global_random_state() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1234)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that ran in this process leaves its seed in the environment, where later modules would take it from."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
