@@ -74,6 +74,7 @@ def interrupt_handler(task: int) -> bool:
 
 
 def test_an_interrupt_is_for_the_process_that_trains() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job begins without
     assert list(computed_ahead(interrupt_handler, range(2), 1)) == [True, True]
     results = computed_ahead(slow_if_even, range(50), 1)
     next(results)

@@ -239,6 +239,7 @@ def test_no_second_model_is_made_or_copied(folder, monkeypatch):
     assert len(module.losses) == 2 and module.frozen() == []
 
 
+@pytest.mark.slow
 def test_a_reference_of_its_own_is_loaded_once_and_let_go(folder, monkeypatch):
     save_model("reference", seed=5)
     alive: weakref.WeakSet[PolicyNetwork] = weakref.WeakSet()
